@@ -1,0 +1,291 @@
+"""What models, their surface and training promise beyond what notebooks 01 to 03 show: nothing is changed behind one's back, the same seed gives
+the same numbers anywhere, odd input is told in our words."""
+import copy, multiprocessing, pickle, random
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.tracker import SaveModelCallback
+from fastai.collab import CollabDataLoaders, EmbeddingDotBias, collab_learner
+from fastai.learner import Learner
+from fastai.losses import MSELossFlat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from collab_notes.data import *
+from collab_notes.latent import ShapeError, autograd_gradients, baseline_losses, damped_means, dot, init_factors, learn_factors, mf_gradients, predict_ratings
+from collab_notes.models import *
+from collab_notes.training import even_batch, fit, ratings_learner
+
+torch.set_num_threads(1)
+quick = partial(settings, deadline=None, derandomize=True, database=None)
+four = 'user_factors','item_factors','user_bias','item_bias'
+each_model = pytest.mark.parametrize('M', [DotProduct, DotProductBias, DotProductBiasParams])
+
+def ratings_of(n=300, seed=0, n_users=20, n_items=30):
+    "Ratings with something to learn in them: users with even numbers like the first half of items"
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation(n_users*n_items)[:n]
+    u,i = pairs//n_items,pairs%n_items
+    y = np.clip(3 + np.where((u%2==0)==(i<n_items/2), 1.5, -1.5) + rng.normal(0, 0.4, n), 1, 5).round()
+    return pd.DataFrame(dict(user=u, item=[f'i{o}' for o in i], rating=y))
+
+@pytest.fixture
+def dls(): return RatingsDataLoaders.from_df(ratings_of(), bs=32, seed=0)
+
+def rng_states(): return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+def values(learn): return [list(o) for o in learn.recorder.values]
+def weights(model): return {k:v.detach().clone() for k,v in model.state_dict().items()}
+def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+# models
+
+@each_model
+@pytest.mark.parametrize('kw', [dict(std=0), dict(std=-1), dict(std=float('nan')), dict(std=float('inf')), dict(std='small'), dict(y_range=(5,0)), dict(y_range=(1,1)), dict(y_range=5),
+    dict(y_range=(0,)), dict(y_range=(0,5,10)), dict(y_range=(0,float('nan'))), dict(y_range=(float('-inf'),5)), dict(y_range='05'), dict(n_factors=0), dict(n_factors=-3), dict(n_factors=2.5), dict(n_factors='5'), dict(n_factors=None)], ids=str)
+def test_settings_that_make_no_sense(M, kw, dls):
+    with pytest.raises(SettingError, match=next(iter(kw))): M.from_dls(dls, **kw)
+    with pytest.raises(SettingError, match=next(iter(kw))): M(5, 6, **{'n_factors':3, **kw})
+
+@each_model
+def test_sizes_that_make_no_sense(M):
+    for args in (0,6,3), (5,-1,3), (5,6.5,3), (None,6,3):
+        with pytest.raises(SettingError): M(*args)
+
+@each_model
+def test_a_range_that_ratings_leave(M, dls):
+    with pytest.raises(RatingRangeError, match='1 to 5'): M.from_dls(dls, 3, y_range=(0,4.5))
+    with pytest.raises(RatingRangeError): M.from_dls(dls, 3, y_range=(1.5,6))
+
+@each_model
+@quick(max_examples=25)
+@given(n_users=st.integers(1,8), n_items=st.integers(1,8), k=st.integers(1,5), y_range=st.sampled_from([None,(0,5.5),(-1,1)]), data=st.data())
+def test_models_are_the_formula(M, n_users, n_items, k, y_range, data):
+    "Whatever the sizes and numbers; a row at a time as all at once; and `Surface` predicts the same."
+    model = M(n_users, n_items, k, y_range=y_range)
+    for p in model.parameters(): p.data.normal_(0, 1)
+    model.classes = dict(user=['#na#',*range(1,n_users)], item=['#na#',*range(1,n_items)])
+    x = torch.tensor(data.draw(st.lists(st.tuples(st.integers(0,n_users-1), st.integers(0,n_items-1)), min_size=1, max_size=9)))
+    u,i = x.unbind(1)
+    uf,itf,ub,ib = (getattr(model, o).detach() for o in four)
+    want = torch.stack([uf[a]@itf[b] + ub[a] + ib[b] for a,b in zip(u,i)])
+    if y_range: want = torch.sigmoid(want)*(y_range[1]-y_range[0]) + y_range[0]
+    with torch.no_grad(): got,single = model(x),torch.cat([model(o[None]) for o in x])
+    assert torch.allclose(got, want, atol=1e-5) and torch.allclose(single, got, atol=1e-5)
+    assert torch.allclose(surface(model).predict(u, i), got, atol=1e-5)
+
+@each_model
+def test_what_a_learner_has_trained_can_be_pickled(M, dls):
+    model = M.from_dls(dls, 3)
+    again = pickle.loads(pickle.dumps(model))
+    x = dls.one_batch()[0]
+    assert torch.equal(again(x), model(x)) and again.classes == model.classes
+
+# surface
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('make', [lambda dls: Learner(dls, DotProduct.from_dls(dls, 4), loss_func=MSELossFlat()), lambda dls: Learner(dls, DotProductBias.from_dls(dls, 4), loss_func=MSELossFlat()),
+    lambda dls: Learner(dls, DotProductBiasParams.from_dls(dls, 4), loss_func=MSELossFlat()), lambda dls: collab_learner(dls, n_factors=4, y_range=(0,5.5)), lambda dls: ratings_learner(dls, n_factors=4)],
+    ids='DotProduct DotProductBias Params collab_learner recipe'.split())
+def test_surface_looks_and_does_not_touch(dls, make, training):
+    learn = make(dls)
+    model = learn.model.train(training)
+    next(iter(model.parameters())).requires_grad_(False)
+    nxt = learn.dls.train.rng.getstate()
+    before = weights(model),[p.requires_grad for p in model.parameters()],[p.device for p in model.parameters()],[p.data_ptr() for p in model.parameters()],rng_states()
+    s = surface(learn)
+    assert same(weights(model), before[0])
+    assert ([p.requires_grad for p in model.parameters()],[p.device for p in model.parameters()],[p.data_ptr() for p in model.parameters()],rng_states()) == before[1:]
+    assert all(m.training==training for m in model.modules()) and learn.dls.train.rng.getstate()==nxt
+    x = dls.train.tensors()[0].long()
+    with torch.no_grad(): assert torch.allclose(s.predict(x[:,0], x[:,1]), model(x).flatten(), atol=1e-5)
+    for n in four:
+        assert not getattr(s, n).requires_grad
+        getattr(s, n).fill_(9)
+    assert same(weights(model), before[0])
+    assert list(s.classes.values()) == [tuple(o) for o in dls.classes.values()]
+    assert surface(s) is s
+
+def test_surface_of_the_same_numbers_is_the_same(dls):
+    "fastai's model, ours, and ours on parameters"
+    ours = DotProductBias.from_dls(dls, 4)
+    theirs = EmbeddingDotBias(4, *(len(o) for o in dls.classes.values()), y_range=(0,5.5))
+    for layer,n in zip((theirs.u_weight, theirs.i_weight, theirs.u_bias, theirs.i_bias), four): layer.weight.data.copy_(getattr(ours, n).detach().view_as(layer.weight))
+    params = DotProductBiasParams.from_dls(dls, 4)
+    for n in four: getattr(params, n).data.copy_(getattr(ours, n).detach())
+    a,b,c = surface(ours),surface(Learner(dls, theirs, loss_func=MSELossFlat())),surface(params)
+    for n in four: assert torch.equal(getattr(a,n), getattr(b,n)) and torch.equal(getattr(a,n), getattr(c,n))
+    assert a.classes == b.classes == c.classes and a.y_range == b.y_range == c.y_range == (0,5.5)
+
+def test_surface_of_what_has_no_factors(dls):
+    net = collab_learner(dls, use_nn=True, layers=[5], y_range=(0,5.5))
+    for o in (net, net.model, nn.Linear(3,2), nn.Sequential(), None, 'model.pkl'):
+        with pytest.raises(NotAFactorModelError): surface(o)
+    with pytest.raises(NotAFactorModelError, match='from_dls'): surface(DotProductBias(5,6,3))
+    model = DotProductBias.from_dls(dls, 3)
+    model.classes = dict(user=['#na#',1], item=['#na#',2])
+    with pytest.raises(NotAFactorModelError, match='same data'): surface(model)
+
+def test_codes_and_predict(dls):
+    s = surface(DotProductBias.from_dls(dls, 3))
+    for is_item in (True, False):
+        c = s.classes[s.item_name if is_item else s.user_name]
+        assert s.codes(c, is_item=is_item).tolist() == list(range(len(c)))
+        assert s.codes(pd.Series(c[1:4]), is_item=is_item).tolist() == s.codes(np.array(c[1:4]), is_item=is_item).tolist() == [1,2,3]
+    assert s.codes('i7').shape == (1,) and s.codes([]).shape == (0,)
+    for bad,rows in (['i1','nope',None], [1,2]), ('5', [0]):
+        with pytest.raises(UnseenIdError) as e: s.codes(bad)
+        assert (e.value.column, e.value.rows) == ('item', rows)
+    with pytest.raises(UnseenIdError): s.codes('5', is_item=False)   # ids of users are numbers: '5' is not 5
+    assert s.predict(torch.arange(3)[:,None], torch.arange(4)[None]).shape == (3,4)
+    for u,i in ([-1],[0]), ([0],[-1]), ([999],[0]), ([0],[999]):
+        with pytest.raises(IndexError): s.predict(u, i)
+    assert pickle.loads(pickle.dumps(s)).classes == s.classes
+
+# by hand
+
+@quick(max_examples=40)
+@given(st.integers(1,5), st.integers(1,5), st.integers(1,4), st.integers(1,12), st.integers(0,2**31))
+def test_gradients_by_formula_and_by_autograd(n_users, n_items, k, n, seed):
+    g = torch.Generator().manual_seed(seed)
+    uf,itf = init_factors(n_users, n_items, k, std=1., seed=seed)
+    u,i,y = torch.randint(n_users, (n,), generator=g),torch.randint(n_items, (n,), generator=g),torch.randn(n, generator=g)
+    before = uf.clone(),itf.clone()
+    for a,b in zip(mf_gradients(uf, itf, u, i, y), autograd_gradients(uf, itf, u, i, y)): assert torch.allclose(a, b, atol=1e-5)
+    assert torch.equal(uf, before[0]) and torch.equal(itf, before[1]) and not uf.requires_grad
+    assert torch.allclose(predict_ratings(uf, itf, u, i), torch.stack([uf[a]@itf[b] for a,b in zip(u,i)]), atol=1e-5)
+
+def test_shapes_that_do_not_go_together():
+    a,b = init_factors(3, 4, 2)
+    for f in (lambda: dot(a, torch.zeros(3)), lambda: dot(torch.tensor(1.), torch.tensor(2.)), lambda: predict_ratings(a, b, torch.tensor([0,1]), torch.tensor([0])), lambda: predict_ratings(a, b, torch.tensor([3]), torch.tensor([0])),
+              lambda: predict_ratings(a, b, torch.tensor([0]), torch.tensor([-1])), lambda: mf_gradients(a, b, torch.tensor([0]), torch.tensor([0]), torch.tensor([[3.]])), lambda: init_factors(0, 1)):
+        with pytest.raises(ShapeError): f()
+
+@quick(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0,4), st.integers(0,4), st.integers(1,5)), min_size=1, max_size=30), st.sampled_from([0,1.5,5,1e6]))
+def test_damped_means_by_hand(rows, damping):
+    u,i,y = (np.array(o) for o in zip(*rows))
+    b = damped_means(u, i, y, 5, 5, damping)
+    item = [(y[i==o]-y.mean()).sum()/((i==o).sum()+damping) if (i==o).any() else 0 for o in range(5)]
+    assert np.allclose(b.item_bias, item, atol=1e-6)
+    assert np.allclose(b.user_bias, [(y[u==o]-y.mean()-b.item_bias[i[u==o]]).sum()/((u==o).sum()+damping) if (u==o).any() else 0 for o in range(5)], atol=1e-6)
+
+def test_baselines_of_a_table_and_of_its_loaders_agree(dls):
+    df = ratings_of()
+    a,b = baseline_losses(dls),baseline_losses(df, random_split(df, seed=0))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-5)
+    for f in (lambda: baseline_losses(df), lambda: baseline_losses(dls, random_split(df)), lambda: baseline_losses(CollabDataLoaders.from_df(df, bs=16))):
+        with pytest.raises(TypeError): f()
+
+def test_learning_by_hand_leaves_the_loaders_alone(dls):
+    state,states = dls.train.rng.getstate(),rng_states()
+    a,b = learn_factors(dls, 3, 2, lr=1.),learn_factors(dls, 3, 2, lr=1.)
+    assert torch.equal(a.user_factors, b.user_factors) and dls.train.rng.getstate()==state and rng_states()==states
+
+# training
+
+trained_elsewhere = '''
+import numpy as np, sys, torch
+sys.path.insert(0, {here!r})
+torch.set_num_threads(1)
+from test_models import *
+learn = fit(RatingsDataLoaders.from_df(ratings_of(), bs=32, seed=0), 2, seed=7, progress=False)
+torch.save(dict(weights=weights(learn.model), values=values(learn)), {out!r})
+'''
+
+def test_the_same_seed_gives_the_same_model_in_any_process(dls, tmp_path):
+    ctx = multiprocessing.get_context('forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn')
+    ctx.set_forkserver_preload(['collab_notes.training', 'collab_notes.latent', 'torch._dynamo', 'matplotlib.backends.backend_agg'])
+    ps = [ctx.Process(target=exec, args=(trained_elsewhere.format(here=str(Path(__file__).parent), out=str(tmp_path/f'{i}.pt')), {})) for i in range(2)]
+    for p in ps: p.start()
+    for p in ps: p.join(120)
+    assert [p.exitcode for p in ps] == [0,0]
+    a,b = (torch.load(tmp_path/f'{i}.pt') for i in range(2))
+    random.seed(1); np.random.seed(2); torch.manual_seed(3)
+    here = fit(dls, 2, seed=7, progress=False)
+    assert same(a['weights'], b['weights']) and a['values']==b['values']
+    far = max((v-a['weights'][k]).abs().max().item() for k,v in weights(here.model).items())
+    assert far < 1e-6
+    assert same(weights(here.model), weights(fit(dls, 2, seed=7, progress=False).model))
+    assert not same(weights(here.model), weights(fit(dls, 2, seed=8, progress=False).model))
+    assert not same(weights(fit(dls, 1, progress=False).model), weights(fit(dls, 1, progress=False).model))
+
+def test_fit_leaves_everything_else_as_it_was(dls):
+    class Counter(Callback):
+        n = 0
+        def after_epoch(self): self.n += 1
+    df,cb = ratings_of(),Counter()
+    cbs = [cb]
+    bs,order,states,path = [o.bs for o in dls.loaders],dls.train.rng.getstate(),rng_states(),dls.path
+    learn = fit(dls, 3, seed=1, progress=False, cbs=cbs, patience=5, restore_best=True)
+    assert cbs == [cb] and cb.n == 3 and cb not in learn.cbs
+    assert ([o.bs for o in dls.loaders], dls.train.rng.getstate(), rng_states(), dls.path) == (bs, order, states, path)
+    assert {type(o).__name__ for o in learn.cbs} == {type(o).__name__ for o in Learner(dls, learn.model, loss_func=MSELossFlat()).cbs}
+    assert sorted(y for _,ys in dls.train for y in ys[:,0].tolist()) == sorted(df.rating.iloc[random_split(df, seed=0)[0]])
+    assert fit(dls, 1, progress=False, cbs=Counter()).recorder.values   # one callback, not in a list
+
+def test_the_result_has_the_surface_and_learns(dls):
+    learn = fit(dls, 15, seed=1, progress=False, n_factors=5)
+    loss = values(learn)[-1][1]   # (`validate` starts the record anew)
+    assert loss < 0.6*baseline_losses(dls).loc['user + item means','valid MSE']
+    s = surface(learn)
+    assert all(torch.equal(getattr(s, n), getattr(learn.model, n).detach()) for n in four)
+    with learn.no_bar(): assert np.isclose(learn.validate()[0], loss, atol=1e-5)
+
+def test_patience_and_best_epoch(dls):
+    kw = dict(seed=1, progress=False, lr=0.3, wd=0.)
+    last,stopped,best = fit(dls, 12, **kw),fit(dls, 12, patience=2, **kw),fit(dls, 12, restore_best=True, **kw)
+    losses = [o[1] for o in values(last)]
+    low = int(np.argmin(losses))
+    assert low < 9, 'this test needs a model that overfits'
+    assert len(values(stopped)) < 12 and [o[1] for o in values(stopped)] == losses[:len(values(stopped))]
+    assert [o[1] for o in values(best)] == losses
+    with best.no_bar(): assert np.isclose(best.validate()[0], losses[low], atol=1e-5)
+    with last.no_bar(): assert np.isclose(last.validate()[0], losses[-1], atol=1e-5)
+
+@pytest.mark.parametrize('n', [2,3,5,64,65,130])
+@pytest.mark.parametrize('kw', [{}, dict(bs=1), dict(bs=4096)], ids=str)
+def test_tables_of_any_size(n, kw):
+    df = ratings_of(n+3, n_users=20)
+    df.loc[[0,1],'rating'] = [1.,5.]
+    dls = RatingsDataLoaders.from_df(df, splits=(range(n), range(n,n+3)), seed=0)
+    learn = fit(dls, 1, seed=0, progress=False, y_range=(0,5.5), **kw)
+    assert np.isfinite(values(learn)).all() and sum(len(y) for _,y in learn.dls.train)==n
+
+@quick(max_examples=200)
+@given(st.integers(1, 3_000_000))
+def test_even_batch(n):
+    bs = even_batch(n)
+    assert 1 <= bs <= min(n, 2048) and n-(-(-n//bs)-1)*bs > 0
+
+def test_loaders_that_leave_out_the_last_batch():
+    dls = RatingsDataLoaders.from_df(ratings_of(103), splits=(range(100), range(100,103)), bs=32, seed=0, drop_last=True)
+    learn = fit(dls, 1, seed=0, progress=False, bs=32)
+    assert [len(y) for _,y in learn.dls.train] == [32]*3 and np.isfinite(values(learn)).all()
+
+def test_one_rating_everywhere(dls):
+    "Nothing to learn, and the range can't be guessed; with one that is given, training runs."
+    dls = RatingsDataLoaders.from_df(ratings_of().assign(rating=3.), seed=0)
+    with pytest.raises(CollabError, match='y_range'): fit(dls, 1, progress=False)
+
+def test_one_rating_everywhere_with_a_range():
+    dls = RatingsDataLoaders.from_df(ratings_of().assign(rating=3.), seed=0)
+    assert np.isfinite(values(fit(dls, 1, progress=False, y_range=(0,5)))).all()
+
+def test_what_fit_refuses(dls):
+    with pytest.raises(SettingError, match='n_epoch'): fit(dls, 0, progress=False)
+    with pytest.raises(SettingError, match='bs'): fit(dls, 1, progress=False, bs=0)
+    with pytest.raises(SettingError, match='n_factors'): fit(dls, 1, progress=False, n_factors=0)
+    with pytest.raises(RatingRangeError): fit(dls, 1, progress=False, y_range=(0,3))
+    with pytest.raises(TypeError, match='RatingsDataLoaders'): fit(CollabDataLoaders.from_df(ratings_of(), bs=16), 1, progress=False)
+
+def test_a_model_and_callbacks_of_your_own(dls, tmp_path):
+    model = DotProductBiasParams.from_dls(dls, 3)
+    start = weights(copy.deepcopy(model))
+    learn = fit(dls, 2, model=model, progress=False, cbs=[SaveModelCallback(fname='best', with_opt=False)], path=tmp_path)
+    assert learn.model is model and not same(weights(model), start) and (tmp_path/'models/best.pth').exists()
