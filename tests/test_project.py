@@ -13,7 +13,7 @@ root = Path(__file__).resolve().parents[1]
 notebooks = sorted(o for o in (root/'nbs').rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(root).parts))
 chapters = [o for o in notebooks if o.name != 'index.ipynb']
 modules = sorted(o for o in (root/'collab_notes').glob('*.py') if o.name[0] != '_')
-expected = 'index 00_data 01_latent_factors 02_from_scratch 03_weight_decay 04_interpretation 09_cli'.split()
+expected = 'index 00_data 01_latent_factors 02_from_scratch 03_weight_decay 04_interpretation 06_deep 09_cli answers'.split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)
 _cfg.read(root/'settings.ini', encoding='utf-8')
