@@ -172,7 +172,7 @@ examples:
 
 `collab-notes COMMAND --help` tells a command's options; `collab-notes --version`, the version."""
 
-# %% ../nbs/09_cli.ipynb #c8283209
+# %% ../nbs/09_cli.ipynb #3a453590
 def _parse(cmd, args):
     "Arguments of `cmd` from the command line, as a dict"
     from fastcore.script import anno_parser
@@ -181,6 +181,11 @@ def _parse(cmd, args):
     opts = [o.split('=', 1) if o.startswith('--') else [o] for o in args]  # `--n_epoch` is as good as `--n-epoch`
     res = vars(p.parse_args(['='.join([o[0].replace('_', '-'), *o[1:]]) if o[0].startswith('--') else o[0] for o in opts]))
     return {k:v for k,v in res.items() if k not in ('pdb','xtra')}
+
+def _no_moving_bar():
+    "In a file or a pipe nobody sees a bar move: keep the table of epochs only"
+    import fastprogress.fastprogress as fpp
+    fpp.NO_BAR,fpp.print = True,lambda *args, **kwargs: None
 
 def main(args=None): # what was typed after `collab-notes`; `sys.argv[1:]` if `None`
     "The command `collab-notes`"
@@ -194,6 +199,7 @@ def main(args=None): # what was typed after `collab-notes`; `sys.argv[1:]` if `N
     import warnings
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')  # said by libraries while they load; nothing a user can act on
     from collab_notes.data import CollabError
+    if not sys.stdout.isatty(): _no_moving_bar()
     try: COMMANDS[args[0]](**kwargs)
     except (CollabError, OSError) as e: _die(e)
     except KeyboardInterrupt: _die('interrupted')
