@@ -61,6 +61,16 @@ def contents(path):
             res += [text(v) for k,v in o.get('data', {}).items() if not k.startswith('image/') and isinstance(v, (str, list))]
     return '\n'.join(res)
 
+exercised = [o for o in chapters if o.stem[:2] in ('00','01','02','03','04','06')]
+
+@pytest.mark.parametrize('path', exercised, ids=lambda o: o.stem)
+def test_checks_of_exercises_are_run_on_a_solution(path):
+    "A check that a reader runs on an exercise stands, line for line, in a cell that runs a reference solution through it."
+    checks = [text(c['source']) for c in cells(path, 'code') if directives(c).get('eval') == 'false']
+    ran = {l.strip() for c in cells(path, 'code') if not skipped(c) for l in text(c['source']).splitlines()}
+    assert checks
+    for o in checks: assert {l.strip() for l in o.splitlines() if l.strip() and l[0] != '#'} <= ran
+
 # the wheel
 
 @pytest.fixture(scope='session')
