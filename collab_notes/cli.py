@@ -34,10 +34,9 @@ def _split_rows(df, c, split, valid_pct, seed):
     if split=='time': return temporal_split(df, valid_pct, c.time, **names)
     return leave_last_out(df, seed=seed, time_name=c.time, **names)
 
-# %% ../nbs/09_cli.ipynb #bb852e59
+# %% ../nbs/09_cli.ipynb #bd894f26
 def _losses(learn, dls, chapter):
     "Valid losses: baselines, ours, and the chapter's best if `chapter`"
-    import pandas as pd
     from collab_notes.latent import baseline_losses
     mse = learn.recorder.values[-1][1]
     res = baseline_losses(dls)[['valid MSE','valid RMSE']]

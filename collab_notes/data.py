@@ -10,8 +10,8 @@ __all__ = ['ML_FILES', 'ML_SHA256', 'ML_GENRES', 'Columns', 'CollabError', 'Data
            'read_ratings', 'check_ratings', 'Split', 'random_split', 'kfold_splits', 'official_fold', 'temporal_split',
            'leave_last_out', 'ReadRatings', 'RatingsDL', 'RatingsTable', 'RatingsDataLoaders']
 
-# %% ../nbs/00_data.ipynb #380acbf5
-import csv,gzip,hashlib,io,lzma,os,queue,random,re,shutil,subprocess,sys,tempfile,threading,time,urllib.request,warnings,zipfile,zlib
+# %% ../nbs/00_data.ipynb #2b07db0b
+import csv,gzip,hashlib,io,lzma,queue,random,re,shutil,subprocess,sys,tempfile,threading,time,urllib.request,warnings,zipfile,zlib
 from collections import namedtuple
 from functools import partial
 from http.client import HTTPException
@@ -27,7 +27,7 @@ from fastai.data.block import TransformBlock
 from fastai.tabular.core import Categorify, ReadTabBatch, TabDataLoader
 from fastai.tabular.data import TabularDataLoaders
 from fastai.torch_core import to_device
-from fastcore.basics import ifnone, listify, patch
+from fastcore.basics import ifnone, patch
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from fastcore.xtras import chunked

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['fused_adamw', 'factors_and_biases', 'auto_range', 'auto_wd', 'even_batch', 'ratings_learner', 'KeepBest', 'fit']
 
-# %% ../nbs/03_weight_decay.ipynb #4d47f8b0
+# %% ../nbs/03_weight_decay.ipynb #86ed91d3
 from contextlib import ExitStack
 from functools import partial
 from math import isfinite
 
+import fastai.callback.schedule  # gives `Learner` its `fit_one_cycle` and `lr_find`
 import torch
-from fastai.callback.schedule import fit_one_cycle, lr_find
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 from fastai.losses import MSELossFlat
 from fastai.learner import Learner
@@ -21,7 +21,7 @@ from fastcore.basics import ifnone
 from fastcore.foundation import L
 from fastcore.meta import delegates
 
-from .data import CollabError, RatingsDataLoaders, RatingsDL, SettingError
+from .data import CollabError, RatingsDL, SettingError
 from .latent import DivergedError
 from .models import DotProductBias
 

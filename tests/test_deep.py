@@ -4,11 +4,10 @@ import pandas as pd
 import pytest
 import torch
 from fastai.collab import CollabDataLoaders, collab_learner
-from fastai.learner import Learner
 
 from collab_notes.data import CollabError, MissingColumnError, RatingsDataLoaders, SettingError, UnseenIdError
 from collab_notes.deep import *
-from collab_notes.models import DotProductBias, NotAFactorModelError, surface
+from collab_notes.models import NotAFactorModelError, surface
 from collab_notes.training import ratings_learner
 
 torch.set_num_threads(1)

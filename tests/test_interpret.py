@@ -31,7 +31,6 @@ def model(dls):
     return res
 
 def surf(items=('#na#', 'a', 'b', 'c'), factors=((0, 0), (1, 0), (2, 0), (0, 1)), bias=(0, 1, 2, 3)):
-    n = len(items)
     return Surface(torch.ones(2, 2), torch.tensor(factors, dtype=torch.float), torch.tensor([0., 1.]), torch.tensor(bias, dtype=torch.float), dict(user=('#na#', 1), item=items), None)
 
 def test_by_hand():
