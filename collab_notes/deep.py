@@ -74,7 +74,7 @@ def from_dls(cls:CollabNN, dls, # `DataLoaders` for collaborative filtering
     res.classes = {o:dls.classes[o] for o in list(dls.classes)[:2]}
     return res
 
-# %% ../nbs/06_deep.ipynb #b8e5f630
+# %% ../nbs/06_deep.ipynb #05cd2e60
 @delegates(Learner.__init__, but=['dls','model','loss_func'])
 def nn_learner(dls, # `DataLoaders` for collaborative filtering
                layers:list=None, # activations of each hidden layer (default: [100,50])
@@ -84,7 +84,7 @@ def nn_learner(dls, # `DataLoaders` for collaborative filtering
                loss_func=None, # default: mean squared error
                **kwargs)->Learner:
     "An untrained `Learner` on fastai's `EmbeddingNN`"
-    config = {**(config or {}), 'y_range':ifnone(y_range, (config or {}).get('y_range') or auto_range(dls))}
+    config = {**(config or {}), 'y_range':y_range or (config or {}).get('y_range') or auto_range(dls)}
     model = EmbeddingNN(emb_szs=emb_sizes(dls, emb_szs), layers=list(ifnone(layers, [100,50])), **config)
     model.classes,model.y_range = {o:dls.classes[o] for o in list(dls.classes)[:2]},config['y_range']
     return Learner(dls, model, loss_func=loss_func or MSELossFlat(), **kwargs)
@@ -251,7 +251,7 @@ class HybridNN(FactorModel):
         p,q,res = self.dot.parts(x)
         return in_range(res + self.layers(torch.cat([p,q], dim=1)).squeeze(1), self.y_range)
 
-# %% ../nbs/06_deep.ipynb #52c1584a
+# %% ../nbs/06_deep.ipynb #e88b769f
 def hybrid_groups(model): # a `HybridDot` or `HybridNN`
     "Three parameter groups: embeddings; columns and net; biases of single users and items"
     def _kind(n): return 2 if 'bias_emb' in n else 0 if '_emb.' in n else 1
@@ -268,7 +268,7 @@ def hybrid_model(dls, # `RatingsDataLoaders`
         if table is None: continue
         side = side_columns(table, name, dls.classes[name], absent)
         x[f'{role}_x'],cols[name] = side.x,side.names
-    kwargs = {**x, **kwargs, 'y_range':ifnone(y_range, auto_range(dls))}
+    kwargs = {**x, **kwargs, 'y_range':y_range or auto_range(dls)}
     res = HybridNN.from_dls(dls, n_factors, layers=layers, **kwargs) if layers else HybridDot.from_dls(dls, n_factors, **kwargs)
     res.columns = cols
     return res

@@ -136,3 +136,9 @@ def test_who_rated_what_sees_training_rows_only(dls):
     by_user,by_item = who_rated_what(dls)
     assert by_user['rated item'].map(len).sum() == by_item['rated by user'].map(len).sum() == len(dls.train_ds)
     quiet_fit(hybrid_learner(dls, users.merge(by_user, how='left'), items.merge(by_item, how='left'), seed=0), 1)
+
+def test_one_rating_everywhere_with_a_range():
+    "A range that is given is not worked out from the ratings, which would fail when all are alike"
+    flat = RatingsDataLoaders.from_df(ratings.assign(rating=3.), seed=0)
+    for learn in hybrid_learner(flat, y_range=(0,5)), nn_learner(flat, layers=[4], y_range=(0,5)): assert learn.model.y_range == (0,5)
+    with pytest.raises(CollabError, match='nothing to learn'): nn_learner(flat)
