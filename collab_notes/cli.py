@@ -44,7 +44,7 @@ def _losses(learn, dls, chapter):
     if chapter: res.loc["fastai book's chapter 8 (on its own random split)"] = 0.814,0.814**0.5
     return res
 
-# %% ../nbs/09_cli.ipynb #793eacd9
+# %% ../nbs/09_cli.ipynb #cd5586b2
 def _find_user(user, classes, counts, seed):
     "The id in `classes` that `user` (text) names; one picked at random if `None`"
     import difflib, random
@@ -60,17 +60,17 @@ def _top_n(s, user, seen, counts, n=10, min_ratings=1):
     "The `n` items with the highest predicted rating for `user`, of those not in `seen` with `min_ratings` or more training ratings"
     import pandas as pd, torch
     items = list(s.classes[s.item_name])
-    u = list(s.classes[s.user_name]).index(user)
-    preds = s.predict(torch.full((len(items),), u), torch.arange(len(items))).tolist()
+    preds = s.predict(s.codes(user, is_item=False), torch.arange(len(items))).tolist()
     df = pd.DataFrame(dict(item=items, predicted=preds, ratings=[counts.get(o, 0) for o in items]))[1:]
     df = df[~df.item.isin(seen) & (df.ratings>=min_ratings)]
     return df.sort_values('predicted', ascending=False, kind='stable').head(n).reset_index(drop=True)
 
-# %% ../nbs/09_cli.ipynb #7c336537
+# %% ../nbs/09_cli.ipynb #1748086c
 def _save_model(s, folder, **about):
     "Surface `s` as `model.npz` (arrays) and `model.json` (vocabulary, range, and `about`) in `folder`"
     import json, numpy as np
-    np.savez(folder/'model.npz', **{k:getattr(s,k).numpy() for k in ('user_factors','item_factors','user_bias','item_bias')})
+    from collab_notes.models import _TENSORS
+    np.savez(folder/'model.npz', **{k:getattr(s,k).numpy() for k in _TENSORS})
     as_json = dict(classes={k:list(v) for k,v in s.classes.items()}, y_range=s.y_range, **about)
     (folder/'model.json').write_text(json.dumps(as_json, ensure_ascii=False, default=lambda o: o.item() if hasattr(o, 'item') else str(o)), encoding='utf-8')
 

@@ -284,7 +284,7 @@ def _read_text(path, sep, names):
     if texts: df = read(src(), dtype=dict.fromkeys(texts, str))
     return df.assign(**{o:_plain_ids(df[o]) for o in texts})
 
-# %% ../nbs/00_data.ipynb #bbc3175c
+# %% ../nbs/00_data.ipynb #10099f7e
 _NOT_A_TABLE = ValueError,csv.Error,gzip.BadGzipFile,zipfile.BadZipFile,zlib.error,lzma.LZMAError,EOFError
 
 def read_ratings(source, # a DataFrame, or the path of a csv/tsv/txt/dat file (may be .gz), MovieLens `u.data`, or .parquet
@@ -305,8 +305,11 @@ def read_ratings(source, # a DataFrame, or the path of a csv/tsv/txt/dat file (m
             except UnicodeDecodeError as e: raise RatingsError(f"{path.name} is not in UTF-8 ({e}). Read it with pd.read_csv(…, encoding=…) and go on with that table") from e
             except pd.errors.ParserWarning: raise RatingsError(f"{path.name} has lines with more fields than its first line: name each column there, or quote fields that hold a separator") from None
             except _NOT_A_TABLE as e: raise RatingsError(f"{path.name} is not a table of ratings: {str(e).strip()}") from e
-    c = rating_columns(df, **names)
-    first = list(dict.fromkeys(o for o in c if o is not None))
+    return _to_front(df, (o for o in rating_columns(df, **names) if o is not None))
+
+def _to_front(df, cols):
+    "`df` with `cols` first, then all others"
+    first = list(dict.fromkeys(cols))
     return df[first + [o for o in df.columns if o not in first]]
 
 def _read_parquet(path):
@@ -384,7 +387,12 @@ def _check_duplicates(df, c, policy):
     if policy=='mean': df = _with(df, {c.rating: df[c.rating].astype(float).groupby([df[c.user],df[c.item]], observed=True).transform('mean')})
     return df[~df.duplicated([c.user,c.item], keep='last' if policy=='last' else 'first')]
 
-# %% ../nbs/00_data.ipynb #7ee4ff77
+# %% ../nbs/00_data.ipynb #ec5a938a
+def _three_columns(cols):
+    "`cols`, if they are three"
+    if len(set(cols))<3: raise MissingColumnError(f"User, item and rating must be three columns, not {list(cols)}; name them: user_name=…, item_name=…, rating_name=…")
+    return cols
+
 def check_ratings(ratings:pd.DataFrame, # a ratings table
                   user_name=None, item_name=None, rating_name=None, # its columns; recognised by name if not given
                   scale:tuple=None, # `(lowest, highest)` rating there can be; no check if `None`
@@ -392,7 +400,7 @@ def check_ratings(ratings:pd.DataFrame, # a ratings table
                  )->pd.DataFrame: # the same table; fewer rows only if `duplicates` asks for it
     "`ratings`, if they are fit for training; otherwise a `RatingsError` that names column, rows and remedy"
     c = rating_columns(ratings, user_name, item_name, rating_name)
-    if len(set(c[:3]))<3: raise MissingColumnError(f"User, item and rating must be three columns, not {list(c[:3])}; name them: user_name=…, item_name=…, rating_name=…")
+    _three_columns(c[:3])
     if not len(ratings): raise EmptyRatingsError("The table has no rows; check the file, or the filter it went through")
     _check_values(ratings, c.rating, scale)
     for col in (c.user,c.item): _check_ids(ratings, col)
@@ -654,7 +662,7 @@ class RatingsDataLoaders(CollabDataLoaders, TabularDataLoaders):
 
 RatingsTable._dbunch_type = RatingsDataLoaders
 
-# %% ../nbs/00_data.ipynb #50a212c6
+# %% ../nbs/00_data.ipynb #e6b22cc3
 def _new_seed(seed): return random.randint(0, 2**32-1) if seed is None else seed
 
 def _named(ratings, *names):
@@ -663,9 +671,7 @@ def _named(ratings, *names):
     except MissingColumnError:
         if any(n is not None and n not in ratings.columns for n in names) or len(ratings.columns)<3: raise
         c = [ifnone(n, ratings.columns[i]) for i,n in enumerate(names)]
-    first = list(c[:3])
-    if len(set(first))<3: raise MissingColumnError(f"User, item and rating must be three columns, not {first}; name them: user_name=…, item_name=…, rating_name=…")
-    return ratings[first + [o for o in ratings.columns if o not in first]]
+    return _to_front(ratings, _three_columns(c[:3]))
 
 @patch(cls_method=True)
 def from_csv(cls:RatingsDataLoaders, csv, # path of a file that `read_ratings` can read
