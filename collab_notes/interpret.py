@@ -6,7 +6,7 @@
 __all__ = ['rating_counts', 'bias_table', 'top_items', 'pca_map', 'place_labels', 'plot_pca', 'similar_items', 'similar_users',
            'top_codes']
 
-# %% ../nbs/04_interpretation.ipynb #4d3714f7
+# %% ../nbs/04_interpretation.ipynb #2f2d7b0a
 import difflib
 from itertools import cycle
 from numbers import Integral
@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from fastcore.basics import is_iter
+from fastcore.basics import is_iter, patch
 from matplotlib.path import Path as Curve
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from .data import MissingColumnError, SettingError, UnseenIdError, rating_columns
-from .models import _check_size, in_range, surface
+from .models import Surface, _check_size, in_range, surface
 
 # %% ../nbs/04_interpretation.ipynb #7700dd17
 def _name(s, is_item): return s.item_name if is_item else s.user_name
@@ -274,18 +274,39 @@ def similar_users(o, # a `Learner`, a model, or a `Surface`
     "The `n` users whose factors are most like those of `user`"
     return _similar(o, user, n, metric, min_ratings, ratings, False)
 
-# %% ../nbs/04_interpretation.ipynb #a6ed957b
+# %% ../nbs/04_interpretation.ipynb #5ae23a8d
 def _by_user(pairs, n_users):
     "Pairs of rows (m, 2) as where each user's items start (n_users+1,), and the items (m,)"
     pairs = torch.as_tensor(pairs).long()
     if pairs.ndim!=2 or pairs.shape[1]!=2: raise SettingError(f"exclude: pairs of a user's row and an item's row, shape (m, 2), not {tuple(pairs.shape)}")
-    order = pairs[:,0].argsort()
-    return F.pad(torch.bincount(pairs[:,0], minlength=n_users).cumsum(0), (1,0)), pairs[order,1]
+    u,i = pairs.unbind(1)
+    if (u[1:]<u[:-1]).any(): i = i[u.argsort()]   # sorting takes long when there are millions, and often they are sorted
+    return F.pad(torch.bincount(u, minlength=n_users).cumsum(0), (1,0)), i
 
+def _items_of(start, items, u):
+    "For rows `u` of users: positions in `u`, and the items of each"
+    lens = start[u+1]-start[u]
+    r = torch.arange(len(u)).repeat_interleave(lens)
+    return r, items[torch.arange(len(r)) + (start[u]-lens.cumsum(0)+lens)[r]]
+
+def _candidates(x, n):
+    "Columns (k, m) among which are the `n` largest numbers of each row of `x`; the largest number outside them (k,)"
+    w = int((x.shape[1]/n)**0.5)
+    g = x.shape[1]//max(w, 1)
+    if w<2 or g<=n: return torch.arange(x.shape[1]).expand(len(x), -1), x.new_full((len(x),), -torch.inf)
+    v,i = x[:,:g*w].unflatten(1, (w,g)).amax(1).topk(n+1, dim=1)   # columns j, j+g, j+2g, … are a group: by their maxima, the best
+    cols = (i[:,None,:n] + torch.arange(0, g*w, g)[:,None]).flatten(1)
+    return torch.cat([cols, torch.arange(g*w, x.shape[1]).expand(len(x), -1)], 1), v[:,n]
+
+# %% ../nbs/04_interpretation.ipynb #68d287e3
 def _stable_topk(x, n):
-    "`x.topk(n)` along rows, in which equal numbers come in the order of their columns"
-    v,i = x.topk(n, dim=1)
-    tied = ((x>=v[:,-1:]).sum(1)>n).nonzero().squeeze(1)   # more than n reach the last place: which of the equals is in?
+    "`x.topk(n)` along rows, in which equal numbers come in the order of their columns (-inf excepted)"
+    cols,rest = _candidates(x, n)
+    v,i = x.gather(1, cols).topk(min(n+1, cols.shape[1]), dim=1)
+    i = cols.gather(1, i)
+    if v.shape[1]>n: rest = torch.maximum(rest, v[:,n])
+    v,i = v[:,:n].contiguous(),i[:,:n].contiguous()
+    tied = ((rest==v[:,-1]) & (rest>-torch.inf)).nonzero().squeeze(1)   # more than n reach the last place: which of the equals is in?
     if len(tied):
         o = x[tied].sort(dim=1, descending=True, stable=True)
         v[tied],i[tied] = o.values[:,:n],o.indices[:,:n]
@@ -293,33 +314,51 @@ def _stable_topk(x, n):
     v,o = v.gather(1, o).sort(dim=1, descending=True, stable=True)
     return v,i.gather(1, o)
 
-# %% ../nbs/04_interpretation.ipynb #3a74e29a
-def top_codes(o, # a `Learner`, a model, or a `Surface`
+# %% ../nbs/04_interpretation.ipynb #8608bd05
+@patch
+def scorer(self:Surface, rows): # rows of items (m,)
+    "A function from rows of users (k,) to scores (k, m): higher is better; they stand until it is called again"
+    users = F.pad(self.user_factors, (0,1), value=1.)
+    items = torch.cat([self.item_factors, self.item_bias[:,None]], 1)[rows].T.contiguous()   # the bias, as one more factor, which is 1 for each user
+    table = torch.empty(0, len(rows))   # the same memory for each block
+    def _score(u):
+        nonlocal table
+        if len(table)<len(u): table = torch.empty(len(u), len(rows))
+        return torch.mm(users[u], items, out=table[:len(u)])
+    return _score
+
+@patch
+def shown(self:Surface, scores, # (k, n), from `scorer`
+          users): # rows of users (k,)
+    "Scores as predicted ratings"
+    return in_range(scores + self.user_bias[users][:,None], self.y_range)
+
+def _ranker(o): return o if hasattr(o, 'scorer') else surface(o)
+
+# %% ../nbs/04_interpretation.ipynb #e58a51f8
+def top_codes(o, # a `Learner`, a model, a `Surface`, or another object with `classes`, `scorer` and `shown`
               users=None, # row numbers of users (k,) (default: all but `#na#`)
               n:int=10, # how many items for each, at most
               exclude=None, # pairs of rows (m, 2), user and item, that are not wanted, such as training rows
               allowed=None, # row numbers of the items to choose from (default: all but `#na#`)
-              block:int=None, # users at a time (default: about 32 million scores)
-             )->tuple: # rows of items (k, n), 0 where there are no more; their predicted ratings (k, n), NaN there
-    "For each of `users` the `n` items with the highest prediction, best first; equal ones in the order of their rows"
-    s = surface(o)
-    n_users,n_items = len(s.user_factors),len(s.item_factors)
+              block:int=None, # users at a time (default: about 2 million scores)
+             )->tuple: # rows of items (k, n), 0 where there are no more; their scores, `shown` (k, n), NaN there
+    "For each of `users` the `n` items with the highest score, best first; equal ones in the order of their rows"
+    s = _ranker(o)
+    n_users,n_items = (len(o) for o in list(s.classes.values())[:2])
     users = torch.arange(1, n_users) if users is None else torch.as_tensor(users).long().reshape(-1)
     rows = torch.arange(1, n_items) if allowed is None else torch.as_tensor(allowed).long().unique()
-    n,block,k = _check_size('n', n),block or max(1, 2**25//n_items),min(n, len(rows))
+    n,block,k = _check_size('n', n),block or max(1, 2**21//n_items),min(n, len(rows))
     start,seen = _by_user(torch.zeros(0, 2) if exclude is None else exclude, n_users)
     where = torch.full((n_items,), -1).index_copy(0, rows, torch.arange(len(rows)))   # column of each item's row
-    vt,b = s.item_factors[rows].T.contiguous(),s.item_bias[rows]
-    items,scores = torch.zeros(len(users), n, dtype=torch.long),torch.full((len(users), n), torch.nan)
+    items,scores,score = torch.zeros(len(users), n, dtype=torch.long),torch.full((len(users), n), torch.nan),s.scorer(rows)
     for at in range(0, len(users) if k else 0, block):
         u = users[at:at+block]
-        x = torch.addmm(b, s.user_factors[u], vt)
-        lens = start[u+1]-start[u]
-        r = torch.arange(len(u)).repeat_interleave(lens)
-        c = where[seen[torch.arange(len(r)) - (lens.cumsum(0)-lens)[r] + start[u][r]]]
-        x[r[c>=0],c[c>=0]] = -torch.inf
+        x,(r,c) = score(u),_items_of(start, seen, u)
+        r,c = r[where[c]>=0],where[c[where[c]>=0]]
+        x[r,c] = -torch.inf
         v,i = _stable_topk(x, k)
         there = v>-torch.inf
         items[at:at+block,:k] = rows[i]*there
-        scores[at:at+block,:k] = torch.where(there, in_range(v + s.user_bias[u][:,None], s.y_range), torch.nan)
+        scores[at:at+block,:k] = torch.where(there, s.shown(v, u), torch.nan)
     return items,scores

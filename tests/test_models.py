@@ -261,7 +261,7 @@ def test_tables_of_any_size(n, kw):
 @given(st.integers(1, 3_000_000))
 def test_even_batch(n):
     bs = even_batch(n)
-    assert 1 <= bs <= min(n, 2048) and n-(-(-n//bs)-1)*bs > 0
+    assert 1 <= bs <= min(n, max(2048, -(-n//50))) and n-(-(-n//bs)-1)*bs > 0 and -(-n//bs) <= 50
 
 def test_loaders_that_leave_out_the_last_batch():
     dls = RatingsDataLoaders.from_df(ratings_of(103), splits=(range(100), range(100,103)), bs=32, seed=0, drop_last=True)
