@@ -1,0 +1,363 @@
+"""What ensembles and checkpoints promise beyond what notebook 03 shows: `kill -9` at any moment, files that were tampered with, runs that are not the same."""
+import os, pickle, random, signal, time
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+from fastai.losses import L1LossFlat
+from fastai.metrics import mae, rmse
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from collab_notes import training
+from collab_notes.data import RatingsDataLoaders, SettingError
+from collab_notes.latent import DivergedError
+from collab_notes.models import DotProductBias, DotProductBiasParams, surface
+from collab_notes.training import CheckpointError, DamagedFileError, DotProductBiasBlocks, DotProductBiasEnsemble, fit, load_tensors, plot_losses, ratings_learner, save_tensors
+
+torch.set_num_threads(1)
+quick = partial(settings, deadline=None, derandomize=True, database=None)
+can_fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='kills a forked process')
+
+def ratings_of(n=300, seed=0, n_users=20, n_items=30):
+    "Ratings with something to learn in them: users with even numbers like the first half of items"
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation(n_users*n_items)[:n]
+    u,i = pairs//n_items,pairs%n_items
+    y = np.clip(3 + np.where((u%2==0)==(i<n_items/2), 1.5, -1.5) + rng.normal(0, 0.4, n), 1, 5).round()
+    return pd.DataFrame(dict(user=u, item=[f'i{o}' for o in i], rating=y))
+
+def loaders(**kw): return RatingsDataLoaders.from_df(ratings_of(**kw), bs=32, seed=0)
+
+@pytest.fixture
+def dls(): return loaders()
+
+quiet = partial(fit, progress=False)
+FILE = 'checkpoint.safetensors'
+
+def weights(model): return {k:v.detach().clone() for k,v in model.state_dict().items()}
+def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+def same_run(a, b):
+    assert same(weights(a.model), weights(b.model)) and [list(o) for o in a.recorder.values]==[list(o) for o in b.recorder.values]
+    assert [float(o) for o in a.recorder.losses]==[float(o) for o in b.recorder.losses] and a.recorder.lrs==b.recorder.lrs
+
+# kill -9
+
+def in_child(f):
+    "Start `f` in a forked process, which ends with exit code 0 if it comes to its end"
+    pid = os.fork()
+    if pid: return pid
+    code = 1
+    try:
+        f()
+        code = 0
+    finally: os._exit(code)
+
+def ended(pid): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+@can_fork
+@pytest.mark.parametrize('kw', [{}, dict(n_models=3, restore_best=True)], ids=str)
+def test_kill_9_at_random_moments(dls, tmp_path, kw):
+    "Each kill costs one epoch at most, and in the end nobody can tell that there were any"
+    kw = dict(n_epoch=8, seed=3, n_factors=8, **kw)
+    whole,rng,kills,told = quiet(dls, **kw),random.Random(0),0,0
+    r,w = os.pipe()
+    def tell(pred, y):    # a metric is asked in the validation of each epoch, in one batch here
+        os.write(w, b'.')
+        return pred.mean()
+    for n in (0,2,1,1,99):   # killed after so many epochs and a bit
+        pid = in_child(lambda: quiet(dls, checkpoint=tmp_path, metrics=tell, **kw))
+        start = time.perf_counter()
+        if n<99:
+            for _ in range(n): told += len(os.read(r, 1))
+            time.sleep(rng.random()*max(0.05, (time.perf_counter()-start)/(n+1)))
+            os.kill(pid, signal.SIGKILL)
+        code = ended(pid)
+        os.write(w, b'!')
+        while (o := os.read(r, 1))!=b'!': told += len(o)
+        saved = load_tensors(tmp_path/FILE)[1]['epoch'] if (tmp_path/FILE).exists() else 0
+        assert saved >= told-kills-(n<99)   # the last epoch that was told of may be lost, and is then told of again: one for each kill
+        if code==0: break
+        assert code==-signal.SIGKILL
+        kills += 1
+    assert code==0 and kills>=3
+    again = quiet(dls, checkpoint=tmp_path, metrics=tell, **kw)
+    assert same(weights(again.model), weights(whole.model)) and [o[:2] for o in again.recorder.values]==[o[:2] for o in whole.recorder.values]
+    assert [o.name for o in tmp_path.iterdir() if o.name not in (FILE,'.lock')]==[]
+
+@can_fork
+@pytest.mark.parametrize('name,call,before', [('fsync',1,True), ('fsync',4,False), ('replace',1,True), ('replace',2,False), ('replace',4,True)])   # the fourth is that of the end
+def test_kill_9_between_two_lines_of_saving(dls, tmp_path, name, call, before):
+    "In the middle of putting a file in place"
+    def die():
+        was,n = getattr(os, name),0
+        def f(*args, **kwargs):
+            nonlocal n
+            n += 1
+            if before and n==call: os.kill(os.getpid(), signal.SIGKILL)
+            res = was(*args, **kwargs)
+            if n==call: os.kill(os.getpid(), signal.SIGKILL)
+            return res
+        setattr(os, name, f)
+        quiet(dls, 3, seed=3, n_factors=4, checkpoint=tmp_path)
+    assert ended(in_child(die))==-signal.SIGKILL
+    same_run(quiet(dls, 3, seed=3, n_factors=4, checkpoint=tmp_path), quiet(dls, 3, seed=3, n_factors=4))
+    assert {o.name for o in tmp_path.iterdir()} <= {FILE,'.lock'}
+
+# resuming
+
+class Outage(Exception): pass
+
+class FailAt(Callback):
+    "A callback that fails in the middle of an epoch (`fit` takes none with a checkpoint, so it is slipped in)"
+    def __init__(self, epoch): self.at = epoch
+    def after_batch(self):
+        if self.training and self.epoch==self.at and self.iter==1: raise Outage('out')
+
+def broken_off(dls, at, monkeypatch, **kw):
+    make = training.ratings_learner
+    with monkeypatch.context() as m:
+        m.setattr(training, 'ratings_learner', lambda dls, cbs=None, **o: make(dls, cbs=list(cbs or [])+[FailAt(at)], **o))
+        with pytest.raises(Outage): quiet(dls, **kw)
+
+class WithDropout(nn.Module):
+    "A model that draws from torch's own random numbers at every step"
+    def __init__(self, dls):
+        super().__init__()
+        self.emb = nn.ModuleList([nn.Embedding(len(o), 4) for o in dls.classes.values()])
+        self.net = nn.Sequential(nn.Dropout(0.3), nn.Linear(8, 1))
+    def forward(self, x): return self.net(torch.cat([e(x[:,i]) for i,e in enumerate(self.emb)], 1)).squeeze(1)
+
+@pytest.mark.parametrize('at,kw', [(0,dict()), (1,dict(restore_best=True, patience=3, lr=0.3, wd=0.)), (2,dict(restore_best=True, lr=0.3, wd=0.)), (1,dict(patience=1, lr=0.3, wd=0.)), (3,dict(metrics=[rmse,mae])),
+                                   (2,dict(loss_func=L1LossFlat(), moms=(0.9,0.8,0.9), bs=50))], ids='plain both best patience metrics loss'.split())
+def test_resumed_as_if_nothing_had_been(dls, tmp_path, monkeypatch, kw, at):
+    kw = dict(n_epoch=5, seed=1, n_factors=4, **kw)
+    whole = quiet(dls, **kw)
+    assert at<len(whole.recorder.values)   # it doesn't stop before
+    broken_off(dls, at, monkeypatch, checkpoint=tmp_path, **kw)
+    assert (tmp_path/FILE).exists() == (at>0)
+    resumed = quiet(dls, checkpoint=tmp_path, **kw)
+    same_run(resumed, whole)
+    assert resumed.recorder.hps==whole.recorder.hps
+    assert [o.name for o in resumed.cbs]==[o.name for o in whole.cbs] and '_do_fit' not in vars(resumed)
+    same_run(quiet(dls, checkpoint=tmp_path, **kw), whole)   # and once more, from the finished file
+
+def test_all_random_numbers_go_on(dls, tmp_path, monkeypatch):
+    "Without a seed and with dropout: the file brings what is drawn next"
+    torch.manual_seed(5)
+    whole = quiet(loaders(), 5, model=WithDropout(dls))
+    torch.manual_seed(5)
+    d = loaders()
+    broken_off(d, 2, monkeypatch, n_epoch=5, model=WithDropout(d), checkpoint=tmp_path)
+    torch.rand(1000)
+    same_run(quiet(loaders(), 5, model=WithDropout(dls), checkpoint=tmp_path), whole)
+
+def test_resuming_leaves_a_seeded_callers_random_numbers_alone(dls, tmp_path, monkeypatch):
+    broken_off(dls, 1, monkeypatch, n_epoch=3, seed=1, n_factors=4, checkpoint=tmp_path)
+    torch.manual_seed(7); a = torch.rand(1)
+    for _ in range(2):   # resumed, then finished
+        torch.manual_seed(7); quiet(dls, 3, seed=1, n_factors=4, checkpoint=tmp_path)
+        assert torch.rand(1)==a
+
+def test_killed_after_the_last_epoch(dls, tmp_path):
+    "All epochs are there, but not yet the best weights put back"
+    kw = dict(n_epoch=6, seed=1, n_factors=4, lr=0.3, wd=0., restore_best=True)
+    whole = quiet(dls, **kw)
+    def save(self, epoch=None, finished=None, was=training._Save._save):
+        if finished: raise Outage('out')
+        was(self, epoch=epoch, finished=finished)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(training._Save, '_save', save)
+        with pytest.raises(Outage): quiet(dls, checkpoint=tmp_path, **kw)
+    assert load_tensors(tmp_path/FILE)[1]['epoch']==6
+    same_run(quiet(dls, checkpoint=tmp_path, **kw), whole)
+
+def test_finished_is_finished(dls, tmp_path, monkeypatch):
+    kw = dict(n_epoch=2, seed=1, n_factors=4, checkpoint=tmp_path/'a/new/folder')
+    first = quiet(dls, **kw)
+    monkeypatch.setattr(Learner, 'fit', lambda *args, **kwargs: pytest.fail('trained again'))
+    monkeypatch.setattr(pickle, 'loads', lambda *args: pytest.fail('pickle'))
+    monkeypatch.setattr(torch, 'load', lambda *args: pytest.fail('torch.load is pickle'))
+    again = quiet(dls, **kw)
+    same_run(again, first)
+    monkeypatch.undo()
+    assert torch.equal(surface(again).item_factors, surface(first).item_factors)
+    again.fit_one_cycle(1)   # a Learner like any other
+    assert len(again.recorder.values)==1
+
+def test_diverged_stays_diverged(dls, tmp_path):
+    for _ in range(2):
+        with pytest.raises(DivergedError): quiet(dls, 2, seed=0, lr=1e9, n_factors=4, checkpoint=tmp_path)
+
+# another run, another file
+
+other_runs = {'n_epoch':dict(n_epoch=3), 'seed':dict(seed=2), 'patience':dict(patience=2), 'restore_best':dict(restore_best=True), 'lr':dict(lr=0.01), 'wd':dict(wd=0.), 'bs':dict(bs=16), 'moms':dict(moms=(0.9,0.8,0.9)),
+              'shapes':dict(n_factors=5), 'model':dict(n_models=2), 'y_range':dict(y_range=(0,6)), 'loss_func':dict(loss_func=L1LossFlat()), 'metrics':dict(metrics=rmse), 'wd_bn_bias':dict(wd_bn_bias=True)}
+
+@pytest.mark.parametrize('name', other_runs)
+def test_other_settings_are_named(dls, tmp_path, name):
+    quiet(dls, **{'n_epoch':1, 'seed':1, 'n_factors':4, 'checkpoint':tmp_path})
+    before = (tmp_path/FILE).read_bytes()
+    with pytest.raises(CheckpointError, match=name) as e: quiet(dls, **{'n_epoch':1, 'seed':1, 'n_factors':4, 'checkpoint':tmp_path, **other_runs[name]})
+    assert name in e.value.differ and 'another folder' in str(e.value) and (tmp_path/FILE).read_bytes()==before
+
+def test_other_data_is_named(dls, tmp_path):
+    kw,df = dict(n_epoch=1, seed=1, n_factors=4, y_range=(0,5.5), checkpoint=tmp_path),ratings_of()
+    quiet(dls, **kw)
+    get = lambda df, **o: RatingsDataLoaders.from_df(df, bs=32, **{'seed':0, **o})
+    with pytest.raises(CheckpointError) as e: quiet(get(df, seed=1), **kw)
+    assert e.value.differ==['training rows','validation rows']
+    with pytest.raises(CheckpointError) as e: quiet(get(df.assign(item=df.item.str.upper())), **kw)
+    assert e.value.differ==['ids']
+    with pytest.raises(CheckpointError) as e: quiet(get(df.assign(user=df.user.map('{:02}'.format))), **kw)   # 5 is not '05'
+    assert e.value.differ==['ids']
+    quiet(get(df), **kw)
+
+def test_one_at_a_time(dls, tmp_path):
+    with FileLock(tmp_path/'.lock'), pytest.raises(CheckpointError, match='Another process'): quiet(dls, 1, checkpoint=tmp_path)
+
+def test_another_format(dls, tmp_path):
+    quiet(dls, 1, seed=1, n_factors=4, checkpoint=tmp_path)
+    tensors,about = load_tensors(tmp_path/FILE)
+    save_tensors(tmp_path/FILE, tensors, {**about, 'format':2})
+    with pytest.raises(CheckpointError, match='format 2'): quiet(dls, 1, seed=1, n_factors=4, checkpoint=tmp_path)
+
+def test_callbacks_of_your_own_are_refused(dls, tmp_path):
+    with pytest.raises(SettingError, match='cbs with checkpoint'): quiet(dls, 1, checkpoint=tmp_path, cbs=Callback())
+    assert not list(tmp_path.iterdir())
+
+def test_a_file_in_place_of_the_folder(dls, tmp_path):
+    (tmp_path/'f').write_text('')
+    with pytest.raises(OSError): quiet(dls, 1, checkpoint=tmp_path/'f')
+
+# tampering
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    "A checkpoint file, its bytes, and how to go on from it"
+    folder = tmp_path_factory.mktemp('run')
+    d = loaders(n=100)
+    again = lambda: quiet(d, 1, seed=1, n_factors=2, checkpoint=folder)
+    again()
+    return folder/FILE, (folder/FILE).read_bytes(), again
+
+@quick(max_examples=100)
+@given(data=st.data())
+def test_any_byte_that_is_changed_is_noticed(checkpoint, data):
+    file,raw,_ = checkpoint
+    at,byte = data.draw(st.integers(0, len(raw)-1)),data.draw(st.integers(0, 255))
+    file.write_bytes(raw[:at]+bytes([byte])+raw[at+1:])
+    try: tensors,about = load_tensors(file)
+    except DamagedFileError as e: assert FILE in str(e)
+    else:
+        file.write_bytes(raw)   # the same byte, or blank space: nothing that counts
+        whole = load_tensors(file)
+        assert about==whole[1] and same(tensors, whole[0])
+    finally: file.write_bytes(raw)
+
+def test_cut_short_or_another_kind_of_file(checkpoint, tmp_path):
+    file,raw,again = checkpoint
+    n = int.from_bytes(raw[:8], 'little')
+    torch.save(dict(a=torch.zeros(2)), tmp_path/'a.pth')
+    try:
+        for bad in (b'', raw[:5], raw[:8], raw[:8+n], raw[:-1], raw+b' ', (tmp_path/'a.pth').read_bytes(), b'\xff'*100, bytes(8), raw[:8]+b'['*n+raw[8+n:],
+                    (2).to_bytes(8, 'little')+b'{}', (2).to_bytes(8, 'little')+b'[]', pickle.dumps(dict(a=1))):
+            file.write_bytes(bad)
+            with pytest.raises(DamagedFileError, match='To start anew'): again()
+            assert file.read_bytes()==bad
+    finally: file.write_bytes(raw)
+    again()
+
+def test_tensors_there_and_back(tmp_path):
+    w = torch.arange(6.)
+    tensors = dict(a=w.view(2,3).T, b=w[:3], c=torch.tensor(True), d=torch.zeros(0,3), e=torch.tensor([1.5], dtype=torch.bfloat16), f=torch.tensor(2**60))
+    save_tensors(tmp_path/'t', tensors, dict(text='größer ☃', n=[1,None,0.1]))
+    back,about = load_tensors(tmp_path/'t')
+    assert same(back, tensors) and about==dict(text='größer ☃', n=[1,None,0.1]) and [o.dtype for o in back.values()]==[tensors[k].dtype for k in back]
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path/'t'
+    save_tensors(file, dict(a=torch.zeros(1)), dict(n=1))
+    def full(*args): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError): save_tensors(file, dict(a=torch.ones(1)), dict(n=2))
+    assert load_tensors(file)[1]==dict(n=1) and [o.name for o in tmp_path.iterdir()]==['t']
+
+# ensembles
+
+def test_one_model_is_what_it_was(dls):
+    same_run(quiet(dls, 2, seed=1, n_models=1), quiet(dls, 2, seed=1))
+    assert not hasattr(quiet(dls, 1, n_models=1), 'each_model')
+
+def test_what_an_ensemble_refuses(dls):
+    for n in (0, -1, 1.5, None, '3'):
+        with pytest.raises(SettingError, match='n_models'): quiet(dls, 1, n_models=n)
+    with pytest.raises(SettingError, match='n_models=2'): quiet(dls, 1, n_models=2, model=DotProductBiasParams.from_dls(dls, 3))
+
+@pytest.mark.parametrize('n_models', [2,3,7])
+def test_every_model_sees_every_row_once(dls, n_models):
+    seen = []
+    class Seen(Callback):
+        run_valid,order = False,1
+        def before_batch(self): seen.append(torch.cat([self.x.flatten(2) if self.x.dim()==3 else self.x, self.y.unsqueeze(-1)], -1))
+    quiet(dls, 1, seed=0, n_models=n_models, n_factors=2, cbs=Seen())
+    x,y = dls.train.tensors()
+    rows = sorted(torch.cat([x, y], 1).tolist())
+    for m in range(n_models): assert sorted(torch.cat(seen)[:,m].tolist())==rows
+    assert len({str(torch.cat(seen)[:,m].tolist()) for m in range(n_models)})==n_models   # in orders that all differ
+
+def test_an_ensembles_surface_and_groups(dls):
+    learn = quiet(dls, 2, seed=0, n_models=3, n_factors=4)
+    s,m = surface(learn),learn.model
+    assert s.user_factors.shape==(len(dls.classes['user']), 12) and s.item_bias.shape==(len(dls.classes['item']),) and s.y_range==m.y_range
+    x = dls.valid.tensors()[0].long()
+    with torch.no_grad(): assert torch.allclose(s.predict(*x.unbind(1)), m(x), atol=1e-5)
+    assert [len(o) for o in training.factors_and_biases(m)]==[2,2]
+    same_run(quiet(dls, 2, seed=0, n_models=3, n_factors=4), learn)
+    mine = DotProductBiasEnsemble.from_dls(dls, 4, y_range=(0,5.5), n_models=2)   # one that is passed in is trained like the default
+    assert hasattr(quiet(dls, 1, model=mine), 'each_model')
+
+def test_a_learner_by_hand(dls):
+    "Without the callback, the average is what learns"
+    m = DotProductBiasEnsemble.from_dls(dls, 4, y_range=(0,5.5), n_models=2)
+    learn = Learner(dls, m, loss_func=L1LossFlat())
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert np.isfinite(learn.recorder.values[-1]).all()
+
+# large batches
+
+@pytest.mark.parametrize('n', [1, 8192, 8193, 20_000])
+def test_blocks_are_the_same_model(n):
+    g = torch.Generator().manual_seed(n)
+    x,y = torch.stack([torch.randint(50, (n,), generator=g), torch.randint(70, (n,), generator=g)], 1),torch.rand(n, generator=g)
+    a = DotProductBiasBlocks(60, 80, 7, (0,5.5), std=0.3)    # rows that the batch has not, too
+    b = DotProductBias(60, 80, 7, (0,5.5))
+    b.load_state_dict(a.state_dict())
+    for m in (a,b): ((m(x)-y)**2).mean().backward()
+    assert torch.allclose(a(x), b(x), atol=1e-5) and all(torch.allclose(p.grad, q.grad, atol=1e-6) for p,q in zip(a.parameters(), b.parameters()))
+
+def test_blocks_are_for_large_batches(tmp_path, monkeypatch):
+    d = RatingsDataLoaders.from_df(ratings_of(12_000, n_users=200, n_items=100), seed=0)
+    assert type(ratings_learner(d).model)==DotProductBias
+    learn = quiet(d, 2, seed=0, n_factors=4, bs=4800)
+    assert type(learn.model)==DotProductBiasBlocks and np.isfinite(learn.recorder.values[-1]).all()
+    plain = quiet(d, 2, seed=0, bs=4800, model=ratings_learner(d, n_factors=4).model)
+    assert abs(plain.recorder.values[-1][1]-learn.recorder.values[-1][1]) < 0.05   # other random start
+    same_run(quiet(d, 2, seed=0, n_factors=4, bs=4800), learn)
+    s = surface(learn)
+    x = learn.dls.valid.tensors()[0].long()
+    assert torch.allclose(s.predict(*x.unbind(1)), learn.get_preds()[0], atol=1e-5)
+
+def test_plot_losses(dls):
+    learn = quiet(dls, 3, seed=0, n_factors=2)
+    for base,n in ((None,2), ({'mean':1.},3), (pd.Series({'a':1.,'b':2.}),4), (pd.DataFrame({'valid MSE':[1.], 'valid RMSE':[1.]}, index=['mean']),3)):
+        ax = plot_losses(learn, base)
+        assert len(ax.lines)==n and ax.get_xlabel() and ax.get_ylabel() and ax.get_title() and len(ax.get_legend().texts)==n
+        assert ax.lines[1].get_ydata().tolist()==[o[1] for o in learn.recorder.values]
+        ax.figure.clear()
