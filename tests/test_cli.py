@@ -1,5 +1,5 @@
 """The installed command: what it prints, what it leaves behind, and how it takes mistakes."""
-import json, multiprocessing, os, re, subprocess, sys
+import inspect, io, json, multiprocessing, os, re, shlex, subprocess, sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from collab_notes import __version__
+from collab_notes.cli import COMMANDS, EXAMPLES, _parse, main
+from collab_notes.recommend import load_model
 
 _run = "import sys; from collab_notes.cli import main; sys.exit(main())"
 _script = Path(sys.executable).parent/('collab-notes.exe' if os.name=='nt' else 'collab-notes')
@@ -23,19 +25,23 @@ def installed(*args, cwd):
 _child = '''
 import os, sys
 os.chdir({cwd!r})
+os.dup2(os.open({folder!r}+'/in', os.O_RDONLY), 0)
+sys.stdin = open(0, encoding='utf-8', closefd=False)
 for fd,name in ((1,'out'), (2,'err')): os.dup2(os.open({folder!r}+'/'+name, os.O_WRONLY|os.O_CREAT|os.O_TRUNC), fd)
 sys.stdout,sys.stderr = (open(fd, 'w', encoding='utf-8', closefd=False) for fd in (1,2))
+{before}
 sys.argv = ['collab-notes', *{args!r}]
 import torch
 torch.set_num_threads(1)
 {run}
 '''
 
-def forked(*args, cwd, folder):
+def forked(*args, cwd, folder, stdin='', before=''):
     "The same in a process forked from one that has torch loaded: it has its own arguments, folder, streams and exit code, but starts at once."
     ctx = multiprocessing.get_context('forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn')
-    ctx.set_forkserver_preload(['collab_notes.training', 'collab_notes.latent', 'torch._dynamo', 'matplotlib.backends.backend_agg'])
-    p = ctx.Process(target=exec, args=(_child.format(cwd=str(cwd), folder=str(folder), args=[*map(str, args)], run=_run), {'__name__':'child'}))
+    ctx.set_forkserver_preload(['collab_notes.recommend', 'collab_notes.coldstart', 'torch._dynamo', 'matplotlib.backends.backend_agg'])
+    (Path(folder)/'in').write_bytes(stdin if isinstance(stdin, bytes) else stdin.encode())
+    p = ctx.Process(target=exec, args=(_child.format(cwd=str(cwd), folder=str(folder), args=[*map(str, args)], run=_run, before=before), {'__name__':'child'}))
     p.start()
     p.join(300)
     return Result(p.exitcode, *((Path(folder)/o).read_text(encoding='utf-8') for o in ('out','err')))
@@ -43,7 +49,7 @@ def forked(*args, cwd, folder):
 @pytest.fixture
 def run(tmp_path, tmp_path_factory):
     streams = tmp_path_factory.mktemp('streams')
-    return lambda *args: forked(*args, cwd=tmp_path, folder=streams)
+    return lambda *args, **kwargs: forked(*args, cwd=tmp_path, folder=streams, **kwargs)
 
 def some_ratings():
     rng = np.random.default_rng(0)
@@ -59,14 +65,14 @@ def own():
 @pytest.fixture(autouse=True)
 def here(tmp_path, own): (tmp_path/'own.csv').write_text(own, encoding='utf-8')
 
-saved = ['crosstab.png','loss.png','model.json','model.npz']
+saved = ['crosstab.png','loss.png','model.safetensors']
 fast = '--n-epoch','12','--n-factors','5'
 
 # help
 
 def test_help_does_not_load_what_it_does_not_need(tmp_path):
     code = "import sys; from collab_notes.cli import main\ntry: main({args})\nexcept SystemExit as e: assert not e.code\nprint('LOADED', [o for o in ('torch','fastai','pandas','numpy','matplotlib') if o in sys.modules])"
-    for args in (['--help'], [], ['--version'], ['train','--help']):
+    for args in (['--help'], [], ['--version'], ['train','--help'], ['recommend','--help']):
         out = subprocess.run([sys.executable, '-c', code.format(args=args)], cwd=tmp_path, capture_output=True, text=True, encoding='utf-8', check=True, env={**os.environ, 'PYTHONIOENCODING':'utf-8'}).stdout
         assert out.endswith('LOADED []\n')
 
@@ -80,27 +86,24 @@ def test_version(tmp_path):
     r = installed('--version', cwd=tmp_path)
     assert (r.code, r.out, r.err) == (0, f'collab-notes {__version__}\n', '')
 
-def test_help_of_train_names_each_option(tmp_path):
-    import inspect
-    from collab_notes.cli import train
-    r = installed('train', '--help', cwd=tmp_path)
-    assert (r.code, r.err) == (0, '')
-    for o in inspect.signature(train).parameters:
-        if o!='file': assert f'--{o}' in r.out.replace('-', '_').replace('__', '--')
-    assert max(map(len, r.out.splitlines())) <= 200
+@pytest.mark.parametrize('cmd', COMMANDS)
+def test_help_names_each_option_and_gives_an_example(capsys, cmd):
+    with pytest.raises(SystemExit) as e: main([cmd,'--help'])
+    out,err = capsys.readouterr()
+    assert (e.value.code, err)==(0, '') and f'example: collab-notes {EXAMPLES[cmd]}' in out
+    for k,p in inspect.signature(COMMANDS[cmd]).parameters.items():
+        assert (k if p.default is p.empty or k in ('file','user','rated') else f"--{k.replace('_','-')}") in out
+    assert max(map(len, out.splitlines())) <= 200 and '()' not in out
+    assert _parse(cmd, shlex.split(EXAMPLES[cmd])[1:])   # and the example can be typed
 
 # training
 
 def check_saved(folder, s):
     assert sorted(o.name for o in folder.iterdir()) == saved
     for o in saved[:2]: assert (folder/o).read_bytes()[:4] == b'\x89PNG'
-    about = json.loads((folder/'model.json').read_text(encoding='utf-8'))
-    with np.load(folder/'model.npz') as z: arrays = {k:z[k] for k in z}
-    assert sorted(arrays) == ['item_bias','item_factors','user_bias','user_factors']
-    (u,users),(i,items) = about['classes'].items()
-    assert users[0] == items[0] == '#na#' and len(users) == len(arrays['user_factors']) == len(arrays['user_bias']) and len(items) == len(arrays['item_factors'])
-    assert all(np.isfinite(o).all() for o in arrays.values())
-    return about,arrays
+    m = load_model(folder)
+    assert len(m.trained_on) and len(m.held_out)
+    return m
 
 def test_train_on_a_file_as_a_user_does(tmp_path):
     r = installed('train', 'own.csv', *fast, '--user', 'c002', '--n', '4', '--min_ratings', '5', '--out', 'mine', cwd=tmp_path)
@@ -117,9 +120,10 @@ def test_train_on_a_file_as_a_user_does(tmp_path):
     seen = set(df['product'][df.customer=='c002'])
     names = [o.split('  ')[0].strip() for o in top]
     assert len(top) == 4 and not [o for o in names if o in seen] and set(names) <= set(df['product'])
-    about,_ = check_saved(tmp_path/'mine', r)
+    m = check_saved(tmp_path/'mine', r)
+    about = m.about
     assert about['data'] == 'own.csv' and about['seed'] == 42 and abs(about['valid_mse']-losses['this model']) < 1e-3
-    assert 'x0 é' in about['classes']['product'] and sorted(o.name for o in tmp_path.iterdir()) == ['mine','own.csv']
+    assert 'x0 é' in m.classes['product'] and (len(m.trained_on), len(m.held_out)) == (800,200) and sorted(o.name for o in tmp_path.iterdir()) == ['mine','own.csv']
 
 def timeless(out):
     "What was printed, without the times in the table of epochs"
@@ -160,8 +164,126 @@ def test_movielens(tmp_path):
     assert re.search(r"chapter 8.* 0\.814 ", r.out)
     mse = float(re.search(r'^this model +(\d\.\d+)', r.out, re.M)[1])
     assert 0.78 < mse < 0.83
-    about,arrays = check_saved(tmp_path/'collab-notes-model', r)
-    assert arrays['user_factors'].shape == (944,50) and len(about['classes']['title']) == 1665 and about['y_range'][0] < 1 and about['y_range'][1] > 5
+    m = check_saved(tmp_path/'collab-notes-model', r)
+    assert m.user_factors.shape == (944,50) and len(m.classes['title']) == 1665 and m.y_range[0] < 1 and m.y_range[1] > 5 and m.classes['user'][1] == 1
+
+def test_ratings_from_a_pipe_and_no_history(run, tmp_path, own):
+    r = run('train', '-', *fast, '--no-history', '--n-models', '2', '--checkpoint', 'kept', '--out', 'bare', stdin=own)
+    assert (r.code, r.err) == (0, '') and 'standard input: 1,000 ratings' in r.out
+    m = load_model(tmp_path/'bare')
+    assert m.about['n_models']==2 and list((tmp_path/'kept').glob('*.safetensors'))
+    assert m.history is None and m.about['data']=='standard input' and b'c002' in (tmp_path/'bare/model.safetensors').read_bytes()
+    check_mistake(run('recommend', 'bare', 'c002'), '--ratings')
+    check_mistake(run('evaluate', 'bare'), 'held-out')
+    check_mistake(run('explain', 'bare', 'c002', 'x1 é'), '--ratings')
+    r = run('recommend', 'bare', 'c002', '--ratings', '-', '--format', 'csv', '--min-ratings', '1', stdin=own)
+    df,seen = pd.read_csv(io.StringIO(r.out)),some_ratings()
+    assert r.code==0 and len(df)==10 and not set(df.iloc[:,1]) & set(seen['product'][seen.customer=='c002'])
+
+# a saved model
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory, own):
+    tmp = tmp_path_factory.mktemp('model')
+    (tmp/'own.csv').write_text(own, encoding='utf-8')
+    r = forked('train', 'own.csv', *fast, '--out', 'mine', cwd=tmp, folder=tmp)
+    assert (r.code, r.err) == (0, '')
+    return tmp/'mine'
+
+def csv(r):
+    assert (r.code, r.err) == (0, ''), r.err
+    return pd.read_csv(io.StringIO(r.out))
+
+def test_recommend(run, model, tmp_path):
+    df = csv(run('recommend', model, 'c002', 'c003', '-n', '4', '--format', 'csv'))
+    assert len(df)==8
+    assert df.iloc[:,0].tolist()==['c002']*4+['c003']*4
+    rated = some_ratings()
+    assert not set(zip(df.iloc[:,0], df.iloc[:,1])) & set(zip(rated.customer, rated['product']))
+    assert csv(run('recommend', model/'model.safetensors', '-', '-n', '4', '--out', '-', stdin='c002\r\nc003\n\n')).equals(df)
+    text = run('recommend', model, 'c002', '-n', '4')
+    assert text.code==0 and text.out.count('\n')==5 and ',' not in text.out
+    assert [list(o.values())[:2] for o in json.loads(run('recommend', model, 'c002', '-n', '4', '--format', 'json').out)]==df[:4].iloc[:,:2].values.tolist()
+    (tmp_path/'few.txt').write_text('x0 é\ny20 é\n', encoding='utf-8')
+    assert set(csv(run('recommend', model, 'c002', '--items', 'few.txt', '--seen', '--format', 'csv')).iloc[:,1])=={'x0 é','y20 é'}
+
+def test_recommend_for_everybody_into_a_file(run, model, tmp_path):
+    pytest.importorskip('pyarrow')
+    for name,read in {'all.csv':pd.read_csv, 'all.json':pd.read_json, 'all.parquet':pd.read_parquet}.items():
+        r = run('recommend', model, '-n', '2', '--out', name)
+        assert (r.code, r.out, r.err)==(0, '', f'120 rows in {name}\n')
+        df = read(tmp_path/name)
+        assert len(df)==120 and df.iloc[:,0].nunique()==60
+    assert run('recommend', model, '-n', '2', '--out', 'list', '--format', 'csv').code==0 and (tmp_path/'list').read_text(encoding='utf-8')==(tmp_path/'all.csv').read_text(encoding='utf-8')
+    assert not list(tmp_path.glob('.*'))
+
+def test_similar_explain_evaluate(run, model):
+    df = csv(run('similar', model, 'x1 é', '-n', '3', '--min-ratings', '5', '--format', 'csv'))
+    assert len(df)==3 and df.iloc[:,0].str.startswith('x').all() and df.similarity.is_monotonic_decreasing
+    assert csv(run('similar', model, 'c002', '--users', '-n', '3', '--metric', 'euclidean', '--format', 'csv')).distance.is_monotonic_increasing
+    best = csv(run('recommend', model, 'c002', '-n', '1', '--format', 'csv')).iloc[0,1]
+    df,rated = csv(run('explain', model, 'c002', best, '-n', '3', '--format', 'csv')),some_ratings()
+    assert 1<=len(df)<=3 and df.isin(list(rated['product'][rated.customer=='c002'])).any(axis=1).all()
+    assert f'{best}: ' in run('explain', model, 'c002', best).out
+    r = run('evaluate', model, '--format', 'json')
+    assert (r.code, r.err)==(0, '')
+    rmse = next(v for k,v in json.loads(r.out)[0].items() if k.lower()=='rmse')
+    assert abs(rmse-load_model(model).about['valid_mse']**0.5)<1e-4
+
+def test_evaluate_on_a_file(run, model, own):
+    r = run('evaluate', model, '-', '--format', 'csv', stdin=own)
+    assert r.code==0 and csv(r).shape[0]>=1
+
+def test_new_user(run, model, tmp_path):
+    likes = [f'{o} é=5' for o in ('x1','x2','x3')]+['y30 é=1', 'y31 é=1']
+    df = csv(run('new-user', model, *likes, '-n', '5', '--format', 'csv'))
+    assert len(df)==5 and df.iloc[:,0].str.startswith('x').all() and not set(df.iloc[:,0]) & {o.split('=')[0] for o in likes}
+    r = run('new-user', model, '-n', '3', '--format', 'csv')   # of whom nothing is known
+    assert (r.code, r.err, r.out.count('\n'))==(0, 'no ratings given\n', 4)
+    pd.DataFrame(dict(customer=[f'c{o:03d}' for o in range(70)], parity=['even','odd']*35)).to_csv(tmp_path/'people.csv', index=False)
+    x_over_y = []
+    for kind in ('even','odd'):
+        r = run('new-user', model, '--about', 'people.csv', '--facts', f'parity={kind}', '-n', '40', '--format', 'csv')
+        assert r.code==0 and r.err=='no ratings given\n'
+        df_of = pd.read_csv(io.StringIO(r.out))
+        x_over_y.append(df_of.groupby(df_of['product'].str[0]).score.mean().diff().iloc[-1])
+    assert x_over_y[0] < x_over_y[1]   # who is even likes x, and who is odd y
+    table = 'product,stars\n'+''.join(o.replace('=', ',')+'\n' for o in likes)
+    assert csv(run('new-user', model, '-', '-n', '5', '--format', 'csv', stdin=table)).equals(df)
+    (tmp_path/'t.csv').write_text(table, encoding='utf-8')
+    assert csv(run('new-user', model, 't.csv', '-n', '5', '--format', 'csv')).equals(df)
+    r = run('new-user', model, *likes, '-n', '5', '--save', 'more.safetensors', '--name', 'me', '--format', 'csv')
+    assert r.code==0 and pd.read_csv(io.StringIO(r.out)).equals(df) and 'more.safetensors' in r.err
+    old,new = load_model(model),load_model(tmp_path/'more.safetensors')
+    assert new.classes['customer']==(*old.classes['customer'],'me') and new.about['data']=='own.csv'
+    assert csv(run('recommend', 'more.safetensors', 'me', '-n', '5', '--format', 'csv')).iloc[:,1].tolist()==df.iloc[:,0].tolist()   # and what was rated is remembered
+
+@pytest.mark.parametrize('kind', ['map','biases','crosstab'])
+def test_plot(run, model, tmp_path, kind):
+    r = run('plot', model, '--kind', kind, '--n-labels', '5')
+    assert (r.code, r.out, r.err)==(0, '', f'Saved {kind}.png\n') and (tmp_path/f'{kind}.png').read_bytes()[:4]==b'\x89PNG'
+
+def test_other_kinds_of_pictures(run, model, tmp_path):
+    assert run('plot', model, '--out', 'm.svg', '--n-labels', '0').code==0 and '<svg' in (tmp_path/'m.svg').read_text(encoding='utf-8')
+
+@pytest.mark.skipif(os.name=='nt', reason='pipes of Unix')
+def test_a_reader_that_has_enough(run, model):
+    "As in `collab-notes recommend mine | head -1`"
+    r = run('recommend', model, '--format', 'csv', before='r,w = os.pipe(); os.close(r); os.dup2(w, 1)')
+    assert (r.code, r.err)==(141, '')
+
+def test_progress_is_for_a_terminal(capsys, monkeypatch):
+    from collab_notes.cli import _progress
+    assert list(_progress([1,2], 'what'))==[1,2] and capsys.readouterr().err==''
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
+    assert list(_progress([1,2], 'what'))==[1,2]
+    assert ' 50%' in capsys.readouterr().err
+
+def test_ids_as_typed():
+    from types import SimpleNamespace
+    from collab_notes.cli import _ids
+    s = SimpleNamespace(classes={'u':('#na#',5,'5',7,2.5,'é'), 'i':('#na#','a')}, user_name='u', item_name='i')
+    assert _ids(s, ['5','7','2.5','é'], is_item=False)==['5',7,2.5,'é']   # a text that is typed like a number comes before the number
 
 # mistakes
 
@@ -173,6 +295,20 @@ def check_mistake(r, says):
 
 @pytest.mark.parametrize('args,says', [(['trian'], "'trian'"), (['--verison'], '--help'), (['train','--n-epoch'], 'n-epoch')])
 def test_mistakes_as_a_user_makes_them(tmp_path, args, says): check_mistake(installed(*args, cwd=tmp_path), says)
+
+@pytest.mark.parametrize('args,says', [
+    (['recommend'], 'model'), (['recommend','nowhere'], 'No model file nowhere'), (['recommend','own.csv'], 'own.csv'), (['recommend','MODEL','c0022'], "did you mean 'c0"), (['recommend','MODEL','#na#'], '#na#'), (['recommend','MODEL','-n','0'], '--n 0'),
+    (['recommend','MODEL','--out','x.xls'], '.parquet'), (['recommend','MODEL','--out','no/x.csv'], 'no'), (['recommend','MODEL','--format','xml'], 'csv'), (['recommend','MODEL','--min-ratings','999'], '--min-ratings'), (['recommend','MODEL','--items','nowhere.txt'], 'nowhere.txt'),
+    (['recommend','MODEL','--ratings','nowhere.csv'], 'nowhere.csv'), (['recommend','CUT'], 'cut off'), (['recommend','EDITED'], 'damaged'), (['recommend','MODEL','--seen=yes'], "seen"), (['similar','MODEL'], 'id'), (['similar','MODEL','x1'], "'x1 é'"), (['similar','MODEL','x1 é','--metric','l1'], '--metric'),
+    (['explain','MODEL','c002'], 'item'), (['explain','MODEL','c002','z'], "'z'"), (['explain','MODEL','c00','x1 é'], "'c00'"), (['evaluate','MODEL','--k','0'], '--k 0'), (['evaluate','MODEL','nowhere.csv'], 'nowhere.csv'),
+    (['new-user','MODEL','x1 é=high'], 'not a number'), (['new-user','MODEL','x1 é=nan'], 'not a number'), (['new-user','MODEL','zz=4'], "'zz'"), (['new-user','MODEL','nowhere.csv'], 'nowhere.csv'), (['new-user','MODEL','x1 é=4','--save','x'], '--name'), (['new-user','MODEL','--facts','a=1'], '--about'), (['new-user','MODEL','--facts','a','--about','own.csv'], 'COLUMN=VALUE'), (['new-user','MODEL','x1 é=4','--save','x','--name','c002'], 'already'),
+    (['plot','MODEL','--kind','pie'], 'map, biases, crosstab'), (['plot','MODEL','--out','x.txt'], '.png')], ids=lambda o: ' '.join(o)[:40] if isinstance(o, list) else '')
+def test_mistakes_with_a_saved_model(run, model, tmp_path, args, says):
+    raw = (model/'model.safetensors').read_bytes()
+    (tmp_path/'cut').write_bytes(raw[:-9]), (tmp_path/'edited').write_bytes(raw[:-9]+b'x'+raw[-8:])
+    before = sorted(o.name for o in tmp_path.iterdir())
+    check_mistake(run(*({'MODEL':str(model), 'CUT':'cut', 'EDITED':'edited'}.get(o, o) for o in args)), says)
+    assert sorted(o.name for o in tmp_path.iterdir()) == before
 
 @pytest.mark.parametrize('args,says', [
     (['nowhere.csv'], 'nowhere.csv'), (['.'], 'No file'), (['own.csv','--item_name','film'], "'film'"), (['names.csv'], '--user-name'), (['empty.csv'], 'empty'), (['header.csv'], 'no rows'), (['bad.csv'], "rating='three'"), (['twice.csv'], '--duplicates'),
