@@ -202,7 +202,7 @@ def plot(df):
             if k in traces: ax.plot([o[1] for o in traces[k]], [o[2] for o in traces[k]], ls, color=color, lw=2, label=k)
     for name,value,*_ in PUBLISHED[:4:3]:
         ax.axhline(value, color='gray', lw=0.8)
-        ax.text(ax.get_xlim()[1], value, f'{name}, published', fontsize=8, ha='right', va='bottom', color='gray')
+        ax.text(0.99, value, f'{name}, published', fontsize=8, ha='right', va='bottom', color='gray', transform=ax.get_yaxis_transform(), clip_on=True)
     ends = [o[2] for t in traces.values() for o in t]
     if ends: ax.set_ylim(min(ends)-0.003, min(max(ends), 0.93))
     ax.set(xscale='log', xlabel='seconds of sampling (log scale)', ylabel='RMSE on official fold 1', title='Mean over the sweeps so far: BayesianPMF (lines) and myFM (dots)')
