@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 NBS = Path(__file__).parent.parent/'nbs'
-LATER = {'05_bootstrap', '07_bayes', '08_recommend'}   # notebooks that the book announces
 FOLDED = re.compile(r'<details><summary>Answer</summary>\n\n(.+?)\n\n</details>', re.S)
 
 def cells(): return json.loads((NBS/'answers.ipynb').read_text(encoding='utf-8'))['cells']
@@ -37,7 +36,7 @@ def test_answers_point_to_notebooks():
         for n, title, body in questions(heading):
             named = set(re.findall(r'`(\d\d_\w+)`', body))
             assert named & there, f'{heading} {n} names no notebook'
-            assert named <= there | LATER, f'{heading} {n} names {named-there-LATER}'
+            assert named <= there, f'{heading} {n} names {named-there}'
 
 def test_shown_code_is_code_that_runs():
     "Solutions and checks in the text, word for word, are in cells"
