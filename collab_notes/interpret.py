@@ -274,12 +274,13 @@ def similar_users(o, # a `Learner`, a model, or a `Surface`
     "The `n` users whose factors are most like those of `user`"
     return _similar(o, user, n, metric, min_ratings, ratings, False)
 
-# %% ../nbs/04_interpretation.ipynb #5ae23a8d
-def _by_user(pairs, n_users):
-    "Pairs of rows (m, 2) as where each user's items start (n_users+1,), and the items (m,)"
+# %% ../nbs/04_interpretation.ipynb #3fe8adc2
+def _by_user(pairs, n_users, column=None):
+    "Pairs of rows (m, 2) as where each user's items start (n_users+1,), and the items (m,); with a `column` for each item, these instead, without those at -1"
     pairs = torch.as_tensor(pairs).long()
     if pairs.ndim!=2 or pairs.shape[1]!=2: raise SettingError(f"exclude: pairs of a user's row and an item's row, shape (m, 2), not {tuple(pairs.shape)}")
     u,i = pairs.unbind(1)
+    if column is not None and ((i := column[i])<0).any(): u,i = u[i>=0],i[i>=0]
     if (u[1:]<u[:-1]).any(): i = i[u.argsort()]   # sorting takes long when there are millions, and often they are sorted
     return F.pad(torch.bincount(u, minlength=n_users).cumsum(0), (1,0)), i
 
@@ -335,7 +336,7 @@ def shown(self:Surface, scores, # (k, n), from `scorer`
 
 def _ranker(o): return o if hasattr(o, 'scorer') else surface(o)
 
-# %% ../nbs/04_interpretation.ipynb #e58a51f8
+# %% ../nbs/04_interpretation.ipynb #e5405f8f
 def top_codes(o, # a `Learner`, a model, a `Surface`, or another object with `classes`, `scorer` and `shown`
               users=None, # row numbers of users (k,) (default: all but `#na#`)
               n:int=10, # how many items for each, at most
@@ -349,14 +350,13 @@ def top_codes(o, # a `Learner`, a model, a `Surface`, or another object with `cl
     users = torch.arange(1, n_users) if users is None else torch.as_tensor(users).long().reshape(-1)
     rows = torch.arange(1, n_items) if allowed is None else torch.as_tensor(allowed).long().unique()
     n,block,k = _check_size('n', n),block or max(1, 2**21//n_items),min(n, len(rows))
-    start,seen = _by_user(torch.zeros(0, 2) if exclude is None else exclude, n_users)
     where = torch.full((n_items,), -1).index_copy(0, rows, torch.arange(len(rows)))   # column of each item's row
+    start,seen = _by_user(torch.zeros(0, 2) if exclude is None else exclude, n_users, where)
     items,scores,score = torch.zeros(len(users), n, dtype=torch.long),torch.full((len(users), n), torch.nan),s.scorer(rows)
     for at in range(0, len(users) if k else 0, block):
         u = users[at:at+block]
-        x,(r,c) = score(u),_items_of(start, seen, u)
-        r,c = r[where[c]>=0],where[c[where[c]>=0]]
-        x[r,c] = -torch.inf
+        x,(r,c) = score(u).contiguous(),_items_of(start, seen, u)
+        x.view(-1)[r*len(rows)+c] = -torch.inf
         v,i = _stable_topk(x, k)
         there = v>-torch.inf
         items[at:at+block,:k] = rows[i]*there
