@@ -1,6 +1,6 @@
 """How long a new user takes: folding in beside training everything again, and how good each is, on the same newcomers, in one process
 
-    python benchmarks/coldstart.py          # splits 21 22 23, one torch thread, about half a minute; writes benchmarks/results/coldstart.{md,json}
+    python benchmarks/coldstart.py          # splits 21 22 23, one torch thread, about two minutes; writes benchmarks/results/coldstart.{md,json}
     python benchmarks/coldstart.py --quick  # one split, few users: to try the script; writes nothing
 """
 import gc, json, warnings
