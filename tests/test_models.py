@@ -21,19 +21,12 @@ from collab_notes.data import *
 from collab_notes.latent import ShapeError, autograd_gradients, baseline_losses, damped_means, dot, init_factors, learn_factors, mf_gradients, predict_ratings
 from collab_notes.models import *
 from collab_notes.training import even_batch, fit, ratings_learner
+from synthetic import ratings_of
 
 torch.set_num_threads(1)
 quick = partial(settings, deadline=None, derandomize=True, database=None)
 four = 'user_factors','item_factors','user_bias','item_bias'
 each_model = pytest.mark.parametrize('M', [DotProduct, DotProductBias, DotProductBiasParams])
-
-def ratings_of(n=300, seed=0, n_users=20, n_items=30):
-    "Ratings with something to learn in them: users with even numbers like the first half of items"
-    rng = np.random.default_rng(seed)
-    pairs = rng.permutation(n_users*n_items)[:n]
-    u,i = pairs//n_items,pairs%n_items
-    y = np.clip(3 + np.where((u%2==0)==(i<n_items/2), 1.5, -1.5) + rng.normal(0, 0.4, n), 1, 5).round()
-    return pd.DataFrame(dict(user=u, item=[f'i{o}' for o in i], rating=y))
 
 @pytest.fixture
 def dls(): return RatingsDataLoaders.from_df(ratings_of(), bs=32, seed=0)

@@ -20,18 +20,11 @@ from collab_notes.data import RatingsDataLoaders, SettingError
 from collab_notes.latent import DivergedError
 from collab_notes.models import DotProductBias, DotProductBiasParams, surface
 from collab_notes.training import CheckpointError, DamagedFileError, DotProductBiasBlocks, DotProductBiasEnsemble, fit, load_tensors, plot_losses, ratings_learner, save_tensors
+from synthetic import ratings_of
 
 torch.set_num_threads(1)
 quick = partial(settings, deadline=None, derandomize=True, database=None)
 can_fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='kills a forked process')
-
-def ratings_of(n=300, seed=0, n_users=20, n_items=30):
-    "Ratings with something to learn in them: users with even numbers like the first half of items"
-    rng = np.random.default_rng(seed)
-    pairs = rng.permutation(n_users*n_items)[:n]
-    u,i = pairs//n_items,pairs%n_items
-    y = np.clip(3 + np.where((u%2==0)==(i<n_items/2), 1.5, -1.5) + rng.normal(0, 0.4, n), 1, 5).round()
-    return pd.DataFrame(dict(user=u, item=[f'i{o}' for o in i], rating=y))
 
 def loaders(**kw): return RatingsDataLoaders.from_df(ratings_of(**kw), bs=32, seed=0)
 
