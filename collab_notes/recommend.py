@@ -35,7 +35,7 @@ from .data import CollabError, EmptyRatingsError, RatingsDataLoaders, RatingsDL,
 from .interpret import _by_user, _items_of, _row, _rows_of_dls, _rows_of_table, top_codes
 from .latent import DivergedError, ShapeError
 from .models import DotProductBias, NotAFactorModelError, Surface, _check_size, in_range, surface
-from .training import auto_wd, factors_and_biases, fit
+from .training import _check_dls, auto_wd, factors_and_biases, fit
 
 # %% ../nbs/08_recommend.ipynb #e5e4bc5e
 def stratified_split(ratings:pd.DataFrame, # a ratings table
@@ -394,7 +394,7 @@ def _rank_loss(name): # lists are measured by the full softmax, whatever the tra
 def ranking_wd(dls, # `RatingsDataLoaders`
                loss:str='softmax'): # see `ranking_learner`
     "Weight decay for ranking losses, over the square root of the number of training ratings per user or item"
-    return _LOSSES[_check_loss(loss)]['c']*(sum(len(o)-1 for o in list(dls.classes.values())[:2])/len(dls.train_ds))**0.5
+    return auto_wd(dls, _LOSSES[_check_loss(loss)]['c'])
 
 def _check_loss(loss):
     if loss not in _LOSSES: raise SettingError(f"loss={loss!r}: it must be one of {', '.join(map(repr, _LOSSES))}")
@@ -411,8 +411,7 @@ def ranking_learner(dls, # `RatingsDataLoaders`
                     n_neg:int=None, # items drawn for each rating, where some are drawn
                     metrics=list_ndcg, cbs=None, moms=(0.8,0.8,0.8), **kwargs)->Learner:
     "An untrained `Learner` whose model puts items in order; valid loss is the full softmax, and nDCG of lists of ten is shown"
-    if not all(isinstance(o, RatingsDL) for o in dls.loaders): raise TypeError(f"This needs RatingsDataLoaders, not {type(dls.train).__name__} loaders: use RatingsDataLoaders.from_df")
-    if not len(dls.train_ds): raise CollabError("There are no training rows")
+    _check_dls(dls)
     if loss=='softmax' and n_neg is not None: raise SettingError(f"n_neg={n_neg}: the full softmax draws no items")
     d = _LOSSES[_check_loss(loss)]
     bs,lr = ifnone(bs, d['bs']),ifnone(lr, d['lr'])

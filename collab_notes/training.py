@@ -55,10 +55,11 @@ def auto_range(dls): # `RatingsDataLoaders`
     return lo-(hi-lo)/4, hi+(hi-lo)/8
 
 # %% ../nbs/03_weight_decay.ipynb #aeeb5ecc
-def auto_wd(dls): # `RatingsDataLoaders`
+def auto_wd(dls, # `RatingsDataLoaders`
+            c:float=6.1): # over the square root …
     "Weight decay for the recipe: 6.1 over the square root of the number of training ratings per user or item"
     n_rows = sum(len(o)-1 for o in list(dls.classes.values())[:2])
-    return 6.1*(n_rows/len(dls.train_ds))**0.5
+    return c*(n_rows/len(dls.train_ds))**0.5
 
 # %% ../nbs/03_weight_decay.ipynb #667adb01
 def even_batch(n:int, # rows
@@ -103,11 +104,15 @@ class DotProductBiasBlocks(DotProductBias):
         return in_range(res + self.user_bias_emb(users).squeeze(1) + self.item_bias_emb(items).squeeze(1), self.y_range)
 
 # %% ../nbs/03_weight_decay.ipynb #28244324
-def _rebatch(dls, bs):
-    "`dls` over the same rows, with training batches of `bs` and large validation batches"
+def _check_dls(dls):
+    "Loaders whose epoch is every rating once, and at least one rating"
     if not all(isinstance(o, RatingsDL) for o in dls.loaders):
         raise TypeError(f"This needs RatingsDataLoaders, whose epoch is every rating once, not {type(dls.train).__name__} loaders: use RatingsDataLoaders.from_df")
     if len(dls.train_ds)==0: raise CollabError("There are no training rows")
+
+def _rebatch(dls, bs):
+    "`dls` over the same rows, with training batches of `bs` and large validation batches"
+    _check_dls(dls)
     if bs is None: bs = even_batch(len(dls.train_ds))
     if dls.train.drop_last and bs>len(dls.train_ds): raise SettingError(f"bs={bs} with drop_last leaves no batch of {len(dls.train_ds)} training rows: give a smaller bs")
     return type(dls)(dls.train.new(bs=bs), *(o.new(bs=max(bs, 8192)) for o in dls.loaders[1:]), path=dls.path, device=dls.device)
