@@ -325,7 +325,9 @@ def scorer(self:Surface, rows): # rows of items (m,)
     def _score(u):
         nonlocal table
         if len(table)<len(u): table = torch.empty(len(u), len(rows))
-        return torch.mm(users[u], items, out=table[:len(u)])
+        some = users[u]
+        for a in range(0, len(rows), 4096): torch.mm(some, items[:,a:a+4096], out=table[:len(u),a:a+4096])   # a part at a time, such as the processor's cache holds
+        return table[:len(u)]
     return _score
 
 @patch
@@ -342,14 +344,14 @@ def top_codes(o, # a `Learner`, a model, a `Surface`, or another object with `cl
               n:int=10, # how many items for each, at most
               exclude=None, # pairs of rows (m, 2), user and item, that are not wanted, such as training rows
               allowed=None, # row numbers of the items to choose from (default: all but `#na#`)
-              block:int=None, # users at a time (default: about 2 million scores)
+              block:int=None, # users at a time (default: about 2 million scores, and 96 users or more)
              )->tuple: # rows of items (k, n), 0 where there are no more; their scores, `shown` (k, n), NaN there
     "For each of `users` the `n` items with the highest score, best first; equal ones in the order of their rows"
     s = _ranker(o)
     n_users,n_items = (len(o) for o in list(s.classes.values())[:2])
     users = torch.arange(1, n_users) if users is None else torch.as_tensor(users).long().reshape(-1)
     rows = torch.arange(1, n_items) if allowed is None else torch.as_tensor(allowed).long().unique()
-    n,block,k = _check_size('n', n),block or max(1, 2**21//n_items),min(n, len(rows))
+    n,block,k = _check_size('n', n),block or max(96, 2**21//n_items),min(n, len(rows))
     where = torch.full((n_items,), -1).index_copy(0, rows, torch.arange(len(rows)))   # column of each item's row
     start,seen = _by_user(torch.zeros(0, 2) if exclude is None else exclude, n_users, where)
     items,scores,score = torch.zeros(len(users), n, dtype=torch.long),torch.full((len(users), n), torch.nan),s.scorer(rows)
