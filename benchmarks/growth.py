@@ -1,6 +1,6 @@
 """How time and memory grow with the number of ratings: from 100,000 to 25 million, shaped like MovieLens 25M
 
-    python benchmarks/growth.py             # about ten minutes and 14 GiB of free memory; writes benchmarks/results/growth.{md,json,png}
+    python benchmarks/growth.py             # about four minutes and 5 GiB of free memory; writes benchmarks/results/growth.{md,json,png}
     python benchmarks/growth.py --quick     # the two smallest sizes, seconds: to try the script; writes nothing
 """
 import gc, json, multiprocessing as mp, sys, warnings
