@@ -105,17 +105,19 @@ class DotProductBiasBlocks(DotProductBias):
 
 # %% ../nbs/03_weight_decay.ipynb #1700a42e
 class FillUnknown(Callback):
-    "Give users without training ratings, and `#na#`, the mean row of the users (or items) that have some, before each validation"
-    def before_fit(self):
+    "Give users without training ratings, and `#na#`, the mean row of the users (or items) that have some, before each validation of a training"
+    def __init__(self): self.fill = None   # while training: tables, rows to fill, rows to take the mean of
+    def before_train(self):
+        if self.fill is not None: return
         m,x = self.model,self.dls.train.tensors()[0].long()
-        self.fill = []   # table, rows to fill, rows to take the mean of
+        self.fill = []
         for role,codes in zip(('user','item'), x.unbind(1)):
             for t in (o.weight for o in (getattr(m, f'{role}_emb', None), getattr(m, f'{role}_bias_emb', None)) if isinstance(o, torch.nn.Embedding)):
                 rated = torch.bincount(codes.to(t.device), minlength=len(t))>0
                 self.fill.append((t, ~rated if role=='user' else ~rated & (torch.arange(len(t), device=t.device)==0), rated))
     def before_validate(self):
         with torch.no_grad():
-            for t,unknown,rated in self.fill: t[unknown] = t[rated].mean(0)
+            for t,unknown,rated in self.fill or (): t[unknown] = t[rated].mean(0)
     def after_fit(self): self.fill = None
 
 # %% ../nbs/03_weight_decay.ipynb #28244324

@@ -354,3 +354,31 @@ def test_plot_losses(dls):
         assert len(ax.lines)==n and ax.get_xlabel() and ax.get_ylabel() and ax.get_title() and len(ax.get_legend().texts)==n
         assert ax.lines[1].get_ydata().tolist()==[o[1] for o in learn.recorder.values]
         ax.figure.clear()
+
+# those of whom nothing is known
+
+@pytest.mark.parametrize('kw', [{}, dict(n_models=3), dict(model=DotProductBiasBlocks), dict(model=DotProductBiasParams), dict(checkpoint=True)], ids=str)
+def test_the_unknown_are_like_the_mean(tmp_path, kw):
+    df = ratings_of()
+    some,item = df.user.unique()[:3],df.item.unique()[0]
+    held = (df.user.isin(some) | (df.item==item)).to_numpy()
+    dls = RatingsDataLoaders.from_df(df, splits=(np.flatnonzero(~held), np.flatnonzero(held)), bs=32, seed=0)
+    kw = {k:tmp_path if k=='checkpoint' else v.from_dls(dls, 4) if k=='model' else v for k,v in kw.items()}
+    plain = isinstance(kw.get('model'), DotProductBiasParams)   # has no tables to look up in: stays as it is
+    learn = quiet(dls, 2, n_factors=4, seed=1, **kw)
+    s,before = surface(learn),weights(learn.model)
+    u,i = torch.cat([torch.zeros(1, dtype=torch.long), s.codes(some, is_item=False)]),s.codes(item)
+    known = torch.ones(len(s.user_bias), dtype=torch.bool).index_fill(0, u, False)
+    for t in (s.user_factors, s.user_bias[:,None]): assert torch.allclose(t[u], t[known].mean(0).expand(len(u), -1), atol=1e-6) != plain
+    rated = torch.ones(len(s.item_bias), dtype=torch.bool).index_fill(0, torch.cat([torch.zeros(1, dtype=torch.long), i]), False)
+    assert torch.isclose(s.item_bias[0], s.item_bias[rated].mean(), atol=1e-6) != plain and s.item_bias[i].abs() < 0.05
+    with learn.no_bar(): learn.validate(), learn.get_preds(dl=learn.dls.test_dl(df[:5]))
+    assert same(before, weights(learn.model))
+
+def test_predicting_with_a_loaded_learner_changes_nothing(dls, tmp_path):
+    from fastai.learner import load_learner
+    learn = quiet(dls, 1, seed=1)
+    learn.export(tmp_path/'learn.pkl')
+    again = load_learner(tmp_path/'learn.pkl')
+    with learn.no_bar(), again.no_bar(): assert torch.equal(*(o.get_preds(dl=o.dls.test_dl(ratings_of()[:5]))[0] for o in (learn, again)))
+    assert same(weights(learn.model), weights(again.model))
