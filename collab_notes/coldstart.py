@@ -30,7 +30,7 @@ from sklearn.linear_model import Ridge
 
 from .data import (CollabError, DuplicateRatingsError, MissingColumnError, MixedIdsError, NullIdError, RatingsError, SettingError, UnseenIdError,
                                _check_values, rating_columns)
-from .interpret import _at_least, _name, _row, _rows_of_dls, _rows_of_table, rating_counts
+from .interpret import _only_ranks, _at_least, _name, _row, _rows_of_dls, _rows_of_table, rating_counts
 from .models import Surface, _check_size, surface
 
 # %% ../nbs/05_bootstrap.ipynb #d9f3b86d
@@ -166,6 +166,7 @@ def learn_prior(o, # a `Learner`, a model, or a `Surface`
                )->Prior:
     "How vectors and biases are spread among those who are known"
     s = surface(o)
+    if _only_ranks(s): raise SettingError("The scores of this model put items in order and are no ratings, so what a newcomer thinks of a few items can't be folded in; take a model for ratings, as from fit(dls)")
     x,known = _coords(s, is_item),_triples(o, s, ratings, is_item)
     if known is None and min_ratings: raise SettingError(f"min_ratings={min_ratings}: how many ratings there are is not known here; give ratings=…")
     if min_ratings and known: known = tuple(v[known[0].bincount()[known[0]]>=min_ratings] for v in known)

@@ -8,7 +8,7 @@ __all__ = ['SideColumns', 'emb_sizes', 'CollabNN', 'nn_learner', 'SideTableError
 
 # %% ../nbs/06_deep.ipynb #4755da75
 from collections import namedtuple
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from numbers import Integral
 
 import numpy as np
@@ -311,16 +311,22 @@ def who_rated_what(dls, # `RatingsDataLoaders`
     return tuple(df.groupby(a)[b].agg(list).rename(f'rated {b}' if a==user else f'rated by {b}').reset_index() for a,b in ((user,item),(item,user)))
 
 # %% ../nbs/06_deep.ipynb #559d62d3
+@contextmanager
+def _mode_kept(model):
+    "Each module of `model` is in training afterwards if it was before"
+    training = {m:m.training for m in model.modules()}
+    try: yield
+    finally:
+        for m,o in training.items(): m.training = o
+
 def predict_pairs(learn, # any `Learner` for collaborative filtering
                   pairs:pd.DataFrame, # the user and item columns, called as in training; others are kept
                   unseen:str='error', # ids that were not in training data: 'error', or 'na' to score them as `#na#`
                  )->pd.DataFrame: # a copy of `pairs` with a column `prediction`
     "Predicted ratings for users and items by name; raises `UnseenIdError` when a name was never seen"
     dl = RatingsDataLoaders.test_dl(learn.dls, pairs[[o for o in list(learn.dls.classes)[:2] if o in pairs]].reset_index(drop=True), unseen=unseen)
-    training = {m:m.training for m in learn.model.modules()}
     cbs = [learn.recorder] if hasattr(learn, 'recorder') else []
-    with learn.removed_cbs(cbs), learn.no_bar(): preds,_ = learn.get_preds(dl=dl, reorder=False)
-    for m,o in training.items(): m.training = o
+    with _mode_kept(learn.model), learn.removed_cbs(cbs), learn.no_bar(): preds,_ = learn.get_preds(dl=dl, reorder=False)
     return pairs.assign(prediction=preds.float().reshape(-1).cpu().numpy())
 
 def predict_one(learn, # any `Learner` for collaborative filtering

@@ -336,6 +336,10 @@ def shown(self:Surface, scores, # (k, n), from `scorer`
     "Scores as predicted ratings"
     return in_range(scores + self.user_bias[users][:,None], self.y_range)
 
+def _only_ranks(s):
+    "Is `s` a surface whose scores are no stars, as those of `fit_ranking`: no range, and no user biases though items have some?"
+    return isinstance(s, Surface) and s.y_range is None and not s.user_bias.any() and bool(s.item_bias.any())
+
 def _ranker(o): return o if hasattr(o, 'scorer') else surface(o)
 
 # %% ../nbs/04_interpretation.ipynb #e5405f8f

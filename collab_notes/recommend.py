@@ -7,8 +7,8 @@ __all__ = ['ranking_adamw', 'stratified_split', 'Ranker', 'NetRanker', 'as_ranke
            'user_metrics', 'bootstrap', 'evaluate', 'RankDot', 'list_loss', 'list_ndcg', 'sampled_loss', 'bpr_loss',
            'ListsDL', 'DrawItems', 'ranking_wd', 'ranking_learner', 'fit_ranking', 'EASE', 'Blend', 'why', 'LogUniform',
            'default_space', 'tune', 'plot_tuning', 'ModelFileError', 'ForeignFileError', 'TruncatedFileError',
-           'CorruptFileError', 'NewerFormatError', 'UnsoundModelError', 'UnsavableError', 'SavedModel', 'save_model',
-           'load_model']
+           'CorruptFileError', 'NewerFormatError', 'UnsoundModelError', 'UnsavableError', 'SavedModel', 'SavedNet',
+           'save_model', 'load_model']
 
 # %% ../nbs/08_recommend.ipynb #7180e33c
 from contextlib import ExitStack
@@ -32,7 +32,8 @@ from sklearn.model_selection import ParameterSampler
 from torch.nn import functional as F
 
 from .data import CollabError, EmptyRatingsError, RatingsDataLoaders, RatingsDL, SettingError, Split, UnseenIdError, _frac, _ids, _named, _new_seed, _split, check_ratings, kfold_splits, random_split
-from .interpret import _by_user, _items_of, _row, _rows_of_dls, _rows_of_table, top_codes
+from .deep import _mode_kept
+from .interpret import _by_user, _items_of, _only_ranks, _row, _rows_of_dls, _rows_of_table, top_codes
 from .latent import DivergedError, ShapeError
 from .models import DotProductBias, NotAFactorModelError, Surface, _check_size, in_range, surface
 from .training import _check_dls, auto_wd, factors_and_biases, fit
@@ -77,11 +78,11 @@ class NetRanker(Ranker):
         self.model,self.classes = model,{k:tuple(classes[k]) for k in list(classes)[:2]}
     def predict(self, users, items): # rows, of shapes that broadcast
         "Predictions, in that shape"
-        x,training = torch.stack(torch.broadcast_tensors(torch.as_tensor(users), torch.as_tensor(items)), -1),{m:m.training for m in self.model.modules()}
-        self.model.eval()
-        with torch.no_grad(): res = [self.model(o.to(next(self.model.parameters()).device)).reshape(-1).float().cpu() for o in x.reshape(-1, 2).split(2**16)]
-        for m,o in training.items(): m.training = o
+        x = torch.stack(torch.broadcast_tensors(torch.as_tensor(users), torch.as_tensor(items)), -1)
+        with torch.no_grad(): res = [self._ask(o) for o in x.reshape(-1, 2).split(2**16)]
         return torch.cat(res).reshape(x.shape[:-1])
+    def _ask(self, x): # rows of users and items (n, 2)
+        with _mode_kept(self.model): return self.model.eval()(x.to(next(self.model.parameters()).device)).reshape(-1).float().cpu()
     def scorer(self, rows): # rows of items (m,)
         "A function from rows of users (k,) to predictions (k, m)"
         return lambda users: self.predict(users[:,None], rows[None])
@@ -210,10 +211,6 @@ def _valid_rows(o, s, valid, unseen):
     return *(torch.tensor(np.maximum(o[u>0], 0)) for o in (u,i)), torch.tensor(y[u>0])
 
 # %% ../nbs/08_recommend.ipynb #a253ece5
-def _only_ranks(s):
-    "Is `s` a surface whose scores are no stars? So it is made below: no range, and no user biases though items have some"
-    return isinstance(s, Surface) and s.y_range is None and not s.user_bias.any() and bool(s.item_bias.any())
-
 def _errors(s, u, i, y):
     "Differences of predicted and real ratings (m,); NaN for what only ranks"
     if not hasattr(s, 'predict') or _only_ranks(s): return torch.full_like(y, torch.nan)
@@ -629,14 +626,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from fastai.collab import EmbeddingNN
 from fastai.data.core import DataLoaders
+from fastai.layers import SigmoidRange
 from fastai.learner import Learner
+from fastai.tabular.model import TabularModel
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
+from torch.nn import functional as F
 
 from .data import CollabError, SettingError, UnseenIdError, rating_columns
+from .deep import CollabNN, HybridNN
 from .interpret import _rows_of_table
-from .models import NotAFactorModelError, Surface, _TENSORS, _check_range, surface
+from .models import NotAFactorModelError, Surface, _TENSORS, _check_range, in_range, surface
 from .training import _replace_file
 
 # %% ../nbs/08_recommend.ipynb #0bb4bbe8
@@ -733,11 +736,8 @@ def _pack(tensors, **meta):
     return head.replace(_BLANK.encode(), _sha(head).encode(), 1), raw[n:]
 
 # %% ../nbs/08_recommend.ipynb #d63668cf
-@dataclass(frozen=True, eq=False, repr=False)
-class SavedModel(Surface):
-    "A `Surface` that came out of a file, and what was saved with it"
-    about:dict=None # settings that were given to `save_model`
-    history:dict=None # tensors `pairs` (m, 2) of rows, `ratings` (m,), `held_out` (m,) bool; or `None`
+class _WithHistory:
+    "What was saved with a model: `about`, and `history`, tensors `pairs` (m, 2) of rows, `ratings` (m,), `held_out` (m,) bool; or `None`"
     def __repr__(self): return super().__repr__().replace('Surface(', 'SavedModel(') + ('' if self.history is None else f" with {len(self.history['pairs']):,} ratings")
     def _table(self, rows):
         "Rows of the history as a ratings table"
@@ -748,6 +748,80 @@ class SavedModel(Surface):
     def trained_on(self): return None if self.history is None else self._table(~self.history['held_out'])
     @property
     def held_out(self): return None if self.history is None else self._table(self.history['held_out'])
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SavedModel(_WithHistory, Surface):
+    "A `Surface` that came out of a file, and what was saved with it"
+    about:dict=None # settings that were given to `save_model`
+    history:dict=None # tensors `pairs` (m, 2) of rows, `ratings` (m,), `held_out` (m,) bool; or `None`
+
+# %% ../nbs/08_recommend.ipynb #b410214a
+_LAYERS = dict(   # a layer's name in the file: its class, its numbers, and what it does with x (n, k)
+    linear=(nn.Linear, ('weight','bias'), lambda x,t,eps: F.linear(x, t['weight'], t.get('bias'))),
+    batch_norm=(nn.BatchNorm1d, ('weight','bias','running_mean','running_var'), lambda x,t,eps: F.batch_norm(x, t['running_mean'], t['running_var'], t['weight'], t['bias'], eps=eps)),
+    relu=(nn.ReLU, (), lambda x,t,eps: F.relu(x)), sigmoid=(nn.Sigmoid, (), lambda x,t,eps: x.sigmoid()), tanh=(nn.Tanh, (), lambda x,t,eps: x.tanh()))
+
+def _numbers(tensors, n, kind): return {k:t for k in _LAYERS[kind][1] if (t := tensors.get(f'layers.{n}.{k}')) is not None}
+
+class SavedNet(_WithHistory, NetRanker):
+    "A net that came out of a file, and what was saved with it: layers on the factors of user and item side by side; where there are biases, their dot product is added"
+    def __init__(self, tensors, # by name: `user_factors` (n_users, a), `item_factors` (n_items, b), `layers.0.weight`, …, and, with a dot product, `user_bias`, `item_bias`
+                 layers, # for each, its name in `_LAYERS` and its `eps`, or `None`
+                 y_range, # (low, high) of the predictions, or `None`
+                 classes, # ids of users and items by row
+                 about=None, history=None): # as in `SavedModel`
+        super().__init__(None, classes)
+        self.tensors,self.layers,self.y_range,self.about,self.history = tensors,layers,y_range,about,history
+    def _ask(self, x): # rows of users and items (n, 2)
+        t,(u,i) = self.tensors,x.long().unbind(1)
+        p,q = F.embedding(u, t['user_factors']),F.embedding(i, t['item_factors'])
+        h = torch.cat([p,q], 1)
+        for n,(kind,eps) in enumerate(self.layers): h = _LAYERS[kind][2](h, _numbers(t, n, kind), eps)
+        h = h.reshape(-1)
+        if 'user_bias' in t: h = (p*q).sum(1) + t['user_bias'][u] + t['item_bias'][i] + h
+        return in_range(h, self.y_range).float()
+
+# %% ../nbs/08_recommend.ipynb #76dcea54
+def _in_a_row(layers): return [o for m in layers for o in _in_a_row(m)] if isinstance(layers, nn.Sequential) else [layers]
+
+def _as_saved(net, classes):
+    "A net of this book as a `SavedNet`; `None` if it is of another make"
+    if type(net) is HybridNN: tensors,y_range = {o:getattr(net.dot, o) for o in _TENSORS},net.y_range
+    elif type(net) is CollabNN: tensors,y_range = dict(user_factors=net.user_emb.weight, item_factors=net.item_emb.weight),net.y_range
+    elif type(net) in (EmbeddingNN,TabularModel) and len(net.embeds)==2 and not net.n_cont: tensors,y_range = dict(zip(_TENSORS, (o.weight for o in net.embeds))),None
+    else: return None
+    layers = []
+    for m in _in_a_row(net.layers):
+        if isinstance(m, nn.Dropout): continue   # does nothing once training is over
+        if isinstance(m, SigmoidRange):
+            y_range = (m.low,m.high)
+            continue
+        kind = next((k for k,(c,*_) in _LAYERS.items() if type(m) is c), None)
+        if kind is None or y_range is not None and type(net) in (EmbeddingNN,TabularModel): raise UnsavableError(f"The net has a layer {type(m).__name__} {'after its range' if kind else 'of its own'}, and a file keeps {', '.join(_LAYERS)}")
+        tensors |= {f'layers.{len(layers)}.{k}':t for k in _LAYERS[kind][1] if (t := getattr(m, k)) is not None}
+        layers.append((kind, getattr(m, 'eps', None)))
+    return SavedNet({k:t.detach().cpu() for k,t in tensors.items()}, layers, y_range, classes)
+
+def _odd_net(s):
+    "What is wrong with a `SavedNet`; an empty string if nothing is"
+    if why := _odd_ids(s.classes): return why
+    t,dot = s.tensors,'user_bias' in s.tensors
+    shapes = [tuple(t[o].shape) for o in (_TENSORS if dot else _TENSORS[:2])]
+    k,n = [(*o,0,0)[1] for o in shapes[:2]],[len(o) for o in s.classes.values()]
+    if shapes != [(n[0],k[0]),(n[1],k[1]),(n[0],),(n[1],)][:len(shapes)] or (dot and k[0]!=k[1]): return f"its embeddings have shapes {', '.join(map(str, shapes))}, which does not go with {n[0]} users and {n[1]} items"
+    width = sum(k)
+    for j,(kind,eps) in enumerate(s.layers):
+        p = _numbers(t, j, kind)
+        if kind=='linear' and not (p['weight'].ndim==2 and p['weight'].shape[1]==width): return f"layer {j}, linear, is {tuple(p['weight'].shape)} and gets {width} numbers"
+        if kind=='linear': width = len(p.pop('weight'))
+        if any(o.shape!=(width,) for o in p.values()): return f"layer {j}, {kind}, does not go with {width} numbers"
+        if kind=='batch_norm' and not (len(p)==4 and isinstance(eps, float) and 0<eps<1 and (p['running_var']>=0).all()): return f"layer {j}, batch_norm, has no scale"
+    if width!=1: return f"it ends in {width} numbers, and should end in one"
+    for o,v in t.items():
+        if why := _odd_numbers(o, v): return why
+    try: _check_range(s.y_range)
+    except SettingError as e: return str(e)
+    return ''
 
 # %% ../nbs/08_recommend.ipynb #d21c3b42
 def _history_of(s, o):
@@ -778,10 +852,17 @@ def _find_file(path):
     path = Path(path)
     return path/'model.safetensors' if path.is_dir() else path
 
-def _surface_to_keep(model):
-    try: return surface(model)
-    except NotAFactorModelError as e:
-        raise NotAFactorModelError(f"{e}. A whole Learner can be kept with learn.export; but that is a pickle, which runs code when it is read: load only what you wrote yourself") from None
+_EXPORT = "A whole Learner can be kept with learn.export; but that is a pickle, which runs code when it is read: load only what you wrote yourself"
+
+def _to_keep(model):
+    "What a file can hold of `model`: a `Surface`, a `SavedNet`, an `EASE` or a `Blend`"
+    try: o = as_ranker(model)
+    except NotAFactorModelError as e: raise NotAFactorModelError(f"{e}. {_EXPORT}") from None
+    if isinstance(o, (Surface,EASE,Blend,SavedNet)): return o
+    if not isinstance(o, NetRanker): raise UnsavableError(f"A file can't keep a {type(o).__name__}")
+    net,x = _as_saved(o.model, o.classes),torch.stack([torch.arange(64)%len(v) for v in o.classes.values()], 1)
+    if net is None or not torch.allclose(net._ask(x), o.predict(*x.unbind(1)), atol=1e-4, equal_nan=True): raise NotAFactorModelError(f"{type(o.model).__name__} is a net of another make than those of this book, which a file can keep. {_EXPORT}")
+    return net
 
 def _about(about):
     "`about` as JSON will give it back"
@@ -791,17 +872,20 @@ def _about(about):
     return json.loads(res)
 
 # %% ../nbs/08_recommend.ipynb #8ca559e8
-def _parts_of_factors(model, history):
-    "Tensors, header and ids of what has a surface, and what is wrong with it"
-    s = _surface_to_keep(model)
+def _history_to_keep(model, s, history):
     if history is True:
         if not isinstance(model, Learner): raise SettingError("history=True is for a Learner; give a ratings table or DataLoaders")
         history = model.dls
-    if history is None: history = model.history if isinstance(model, SavedModel) else None
-    elif history is not False: history = _history_of(s, history)
-    tensors = {**{o:getattr(s, o) for o in _TENSORS}, **{f'history.{k}':t for k,t in (history or {}).items()}}
+    if history is None: return s.history if isinstance(s, _WithHistory) else None
+    return None if history is False else _history_of(s, history)
+
+def _parts_of_model(model, s, history):
+    "Tensors, header and ids of what has a surface, or of a net, and what is wrong with it"
+    history = _history_to_keep(model, s, history)
+    tensors,net = {f'history.{k}':t for k,t in (history or {}).items()},isinstance(s, SavedNet)
     y_range = None if s.y_range is None else [o.item() if isinstance(o, np.generic) else o for o in s.y_range]
-    return tensors, dict(kind='factors', y_range=y_range), s.classes, _why_unsound(s) or (_why_odd(s, history) if history else '')
+    meta = dict(kind='net', y_range=y_range, layers=s.layers) if net else dict(kind='factors', y_range=y_range)
+    return {**(s.tensors if net else {o:getattr(s, o) for o in _TENSORS}), **tensors}, meta, s.classes, (_odd_net if net else _why_unsound)(s) or (_why_odd(s, history) if history else '')
 
 def _odd_ease(weights, pairs, classes):
     "What is wrong with an `EASE`"
@@ -810,24 +894,36 @@ def _odd_ease(weights, pairs, classes):
     if weights.shape!=(n,n): return f"its weights have shape {tuple(weights.shape)}, and there are {n} items"
     return _odd_numbers('weights', weights) or _odd_pairs(pairs, classes)
 
-def _parts_of_ease(o, history):
+def _parts_of_ease(o):
     "The same of an `EASE`"
-    if history is not None: raise SettingError("history: an EASE scores by what each user has rated, so its file always holds that, and nothing else")
     return dict(weights=o.weights, pairs=o.trained_on.int()), dict(kind='ease', reg=float(o.reg)), o.classes, _odd_ease(o.weights, o.trained_on, o.classes)
 
+def _parts_of_blend(o):
+    "The same of a `Blend`: its parts, one after the other, and its weights"
+    parts = [_parts_of(p, s := _to_keep(p), None if isinstance(s, (EASE,Blend)) else False) for p in o.parts]
+    tensors = {f'{n}.{k}':t for n,(ts,*_) in enumerate(parts) for k,t in ts.items()}
+    if o.trained_on is not None: tensors['pairs'] = o.trained_on.int()
+    why = next((f'part {n}: {w}' for n,(*_,w) in enumerate(parts) if w), '')
+    return tensors, dict(kind='blend', weights=o.weights, parts=[dict(m, about={}) for _,m,*_ in parts]), o.classes, why
+
+def _parts_of(model, s, history):
+    if not isinstance(s, (EASE,Blend)): return _parts_of_model(model, s, history)
+    if history is not None: raise SettingError(f"history: the file of an {type(s).__name__} always holds who rated what, by which it scores or leaves out, and nothing else")
+    return (_parts_of_ease if isinstance(s, EASE) else _parts_of_blend)(s)
+
 # %% ../nbs/08_recommend.ipynb #3722a45e
-def save_model(model, # what has a `surface`: a `Learner`, a model of factors, a `Surface`; or an `EASE`
+def save_model(model, # a `Learner`, a model of factors or a net of this book, a `Surface`, an `EASE`, a `Blend`
                path, # of the file; in a folder it is called `model.safetensors`
                history=None, # ratings to go with it: `True` (a `Learner`'s own), `DataLoaders` or a table; `None`: those it was loaded with
                **about, # settings to remember: numbers, texts, lists, dicts
               )->Path: # of the file
     "Write what `model` has learned to one safetensors file, in one step; raises `UnsoundModelError` or `UnsavableError`"
-    tensors,meta,classes,why = (_parts_of_ease if isinstance(model, EASE) else _parts_of_factors)(model, history)
+    tensors,meta,classes,why = _parts_of(model, s := _to_keep(model), history)
     if why: raise UnsoundModelError(f"This model is not fit to be saved: {why}")
     tensors = {k:t.detach().cpu().clone(memory_format=torch.contiguous_format) for k,t in tensors.items()}
     tensors['vocab'] = torch.frombuffer(bytearray(_vocab_bytes(classes)), dtype=torch.uint8)
     from collab_notes import __version__
-    _replace_file(path := _find_file(path), _pack(tensors, written_by=__version__, **meta, about=_about({**(getattr(model, 'about', None) or {}), **about})))
+    _replace_file(path := _find_file(path), _pack(tensors, written_by=__version__, **meta, about=_about({**(getattr(s, 'about', None) or {}), **about})))
     return path
 
 # %% ../nbs/08_recommend.ipynb #fe58d8cd
@@ -874,6 +970,12 @@ def _factors_from(ts, meta, classes):
     s = SavedModel(*(ts[o] for o in _TENSORS), classes, None if rng is None else tuple(rng), meta['about'], h or None)
     return s, _why_unsound(s) or (_why_odd(s, h) if h else '')
 
+def _net_from(ts, meta, classes):
+    "The same for a net"
+    h,rng = {k.partition('.')[2]:t for k,t in ts.items() if k.startswith('history.')},meta['y_range']
+    s = SavedNet({k:t for k,t in ts.items() if k!='vocab' and not k.startswith('history.')}, [(kind,eps) for kind,eps in meta['layers']], None if rng is None else tuple(rng), classes, meta['about'], h or None)
+    return s, _odd_net(s) or (_why_odd(s, h) if h else '')
+
 def _ease_from(ts, meta, classes):
     "The same for an `EASE`"
     if why := _odd_ease(ts['weights'], ts['pairs'], classes): return None,why
@@ -882,11 +984,23 @@ def _ease_from(ts, meta, classes):
     o.own = _by_user(o.trained_on, len(classes[o.user_name]))
     return o,''
 
-_KINDS = dict(factors=_factors_from, ease=_ease_from)
+def _blend_from(ts, meta, classes):
+    "The same for a `Blend`"
+    parts = []
+    for n,m in enumerate(meta['parts']):
+        part,why = _KINDS[m['kind']]({k.partition('.')[2]:t for k,t in ts.items() if k.partition('.')[0]==str(n)}, m, classes)
+        if why: return None,f'part {n}: {why}'
+        parts.append(part)
+    if 'pairs' in ts and (why := _odd_pairs(ts['pairs'], classes)): return None,why
+    o = Blend(parts, meta['weights'])
+    o.trained_on,o.about = ts['pairs'].long() if 'pairs' in ts else None,meta['about']
+    return o,''
+
+_KINDS = dict(factors=_factors_from, net=_net_from, ease=_ease_from, blend=_blend_from)
 
 # %% ../nbs/08_recommend.ipynb #027e2846
 def load_model(path, # of a file that `save_model` wrote, or of the folder it is in
-              )->Surface: # a `SavedModel`: a `Surface` with `about` and, if saved, the ratings `trained_on` and `held_out`; or an `EASE`
+              )->Surface: # a `SavedModel`: a `Surface` with `about` and, if saved, the ratings `trained_on` and `held_out`; or a `SavedNet`, an `EASE`, a `Blend`
     "The model in a file, which can't run code; raises a `ModelFileError` that says why it is refused, or `FileNotFoundError`"
     path = _find_file(path)
     if not path.is_file(): raise FileNotFoundError(f"No model file {path}: give the path of one that save_model wrote, or of the folder with its model.safetensors")

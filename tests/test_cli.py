@@ -234,6 +234,39 @@ def test_evaluate_on_a_file(run, model, own):
     r = run('evaluate', model, '-', '--format', 'csv', stdin=own)
     assert r.code==0 and csv(r).shape[0]>=1
 
+def test_train_for_lists(run, tmp_path):
+    r = run('train', 'own.csv', '--goal', 'lists', '--user', 'c002', '-n', '3', '--out', 'lists')
+    assert (r.code, r.err)==(0,'') and 'what is rated most' in r.out and 'ndcg' in r.out and 'score' in r.out
+    m = load_model(tmp_path/'lists')
+    assert m.y_range is None and m.about['goal']=='lists' and 0<m.about['valid_ndcg']<=1 and m.about['n_epoch']==20 and sorted(o.name for o in (tmp_path/'lists').iterdir())==saved
+    r = run('recommend', 'lists', 'c002', '-n', '2', '--format', 'csv')
+    item = r.out.splitlines()[1].split(',')[1]
+    assert r.code==0 and run('explain', 'lists', 'c002', item).code==0 and run('similar', 'lists', item, '--min-ratings', '1').code==0
+    r = pd.read_csv(io.StringIO(run('evaluate', 'lists', '--format', 'csv').out))
+    assert r.rmse.isna().all() and r.ndcg[0]==pytest.approx(m.about['valid_ndcg'], abs=1e-6)
+    check_mistake(run('new-user', 'lists', f'{item}=5'), 'no ratings')
+    for args,says in ((('--n-models','3'),'--n-models 3'), (('--checkpoint','x'),'--checkpoint')): check_mistake(run('train', 'own.csv', '--goal', 'lists', *args), says)
+
+def test_models_without_factors(run, tmp_path):
+    from collab_notes.data import RatingsDataLoaders
+    from collab_notes.deep import CollabNN
+    from collab_notes.recommend import EASE, Blend, save_model
+    df = some_ratings()
+    dls = RatingsDataLoaders.from_df(df, seed=1)
+    ease,net = EASE(dls, 5.),CollabNN.from_dls(dls, [3,3])
+    for o,history in ((ease,None), (net,True), (Blend([ease, net], [1,0.1]),None)):
+        file = save_model(o, tmp_path/'m.safetensors', history=dls if history else None)
+        r = run('recommend', file, 'c002', 'c004', '-n', '2', '--min-ratings', '1', '--format', 'csv')
+        assert r.code==0 and pd.read_csv(io.StringIO(r.out)).customer.tolist()==['c002','c002','c004','c004']
+        (tmp_path/'some.txt').write_text('x1 é\nx2 é\n', encoding='utf-8')
+        assert set(pd.read_csv(io.StringIO(run('recommend', file, '--items', 'some.txt', '--format', 'csv', '--seen').out))['product'])=={'x1 é','x2 é'}
+        df[:50].to_csv(tmp_path/'valid.csv', index=False)
+        assert run('evaluate', file, 'valid.csv').code==0
+        for args in (('similar',file,'x1 é'), ('new-user',file,'x1 é=5'), ('plot',file)): check_mistake(run(*args), 'factors')
+    save_model(ease, file)
+    assert run('explain', file, 'c002', 'x1 é').code==0
+    check_mistake(run('evaluate', file), 'FILE')
+
 def test_new_user(run, model, tmp_path):
     likes = [f'{o} é=5' for o in ('x1','x2','x3')]+['y30 é=1', 'y31 é=1']
     df = csv(run('new-user', model, *likes, '-n', '5', '--format', 'csv'))
@@ -313,7 +346,7 @@ def test_mistakes_with_a_saved_model(run, model, tmp_path, args, says):
 @pytest.mark.parametrize('args,says', [
     (['nowhere.csv'], 'nowhere.csv'), (['.'], 'No file'), (['own.csv','--item_name','film'], "'film'"), (['names.csv'], '--user-name'), (['empty.csv'], 'empty'), (['header.csv'], 'no rows'), (['bad.csv'], "rating='three'"), (['twice.csv'], '--duplicates'),
     (['noid.csv'], 'no id'), (['one.csv'], 'at least two'), (['binary.csv'], 'UTF-8'), (['not.csv.gz'], 'gzip'), (['not.parquet'], 'parquet'),
-    (['own.csv','--n_epoch','many'], 'n-epoch'), (['own.csv','--n_epoch','0'], 'n-epoch'), (['own.csv','--n_factors','0'], 'n-factors'), (['own.csv','--n','0'], '--n 0'), (['own.csv','--lr','0'], '--lr'), (['own.csv','--lr','nan'], '--lr'), (['own.csv','--wd=-1'], '--wd'),
+    (['own.csv','--n_epoch','many'], 'n-epoch'), (['own.csv','--n_epoch','0'], 'n-epoch'), (['own.csv','--n_factors','0'], 'n-factors'), (['own.csv','--n','0'], '--n 0'), (['own.csv','--goal','fame'], 'ratings, lists'), (['own.csv','--lr','0'], '--lr'), (['own.csv','--lr','nan'], '--lr'), (['own.csv','--wd=-1'], '--wd'),
     (['own.csv','--seed',str(10**30)], '--seed'), (['own.csv','--frobnicate','1'], 'frobnicate'), (['own.csv','other.csv'], 'other.csv'), (['own.csv','--split','odd'], 'random, time, last'), (['own.csv','--valid_pct','2'], '--valid-pct 2'),
     (['own.csv','--valid_pct=nan'], '--valid-pct'), (['own.csv','--duplicates','drop'], "'drop'"), (['own.csv','--user','c0022'], 'c002'), (['notime.csv','--split','time'], '--time-name'), (['notime.csv','--split','last'], '--time-name'),
     (['own.csv','--split','time','--time_name','product'], 'date'), (['own.csv','--out','own.csv'], 'own.csv'), (['own.csv','--out','own.csv/below'], 'own.csv'), (['few.csv'], 'validate on')], ids=lambda o: ' '.join(o)[:40] if isinstance(o, list) else '')

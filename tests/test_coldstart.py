@@ -14,6 +14,7 @@ from collab_notes.data import (BadRatingError, CollabError, DuplicateRatingsErro
                                RatingsError, SettingError, UnseenIdError)
 from collab_notes.interpret import pca_map, similar_items, similar_users, top_codes
 from collab_notes.models import DotProduct, DotProductBias, DotProductBiasParams, Surface, surface
+from collab_notes.recommend import RankDot
 
 torch.set_num_threads(1)
 
@@ -299,3 +300,10 @@ def test_newcomers_are_frozen(s, prior):
     w = new_user(s, GIVEN, prior=prior)
     with pytest.raises(AttributeError): w.rung = 'x'
     assert isinstance(w, Newcomer) and 'rung: ratings, 3 ratings' in repr(w)
+
+def test_a_model_for_lists_takes_no_newcomers():
+    dls = RatingsDataLoaders.from_df(pd.DataFrame(dict(user=[1,1,2,2,3,3], item=list('abbcca'), rating=[5,3,4,2,1,5])), seed=1)
+    rank = RankDot.from_dls(dls, 2)
+    torch.nn.init.normal_(rank.item_bias_emb.weight)
+    for f in (lambda: learn_prior(rank), lambda: new_user(rank, {'a':5.})):
+        with pytest.raises(SettingError, match='no ratings'): f()

@@ -8,16 +8,17 @@ import pytest
 import safetensors.torch as st
 import torch
 from fastai.collab import CollabDataLoaders, collab_learner
+from fastai.learner import Learner
 from hypothesis import given, settings, strategies as hs
 
 import collab_notes.recommend as rec
 import collab_notes.training as training
 from collab_notes.data import CollabError, RatingsDataLoaders, SettingError, UnseenIdError
-from collab_notes.deep import CollabNN, HybridDot
+from collab_notes.deep import CollabNN, HybridDot, hybrid_model, nn_learner
 from collab_notes.interpret import rating_counts, top_codes
 from collab_notes.models import DotProduct, DotProductBias, DotProductBiasParams, NotAFactorModelError, Surface, _TENSORS, surface
-from collab_notes.recommend import (CorruptFileError, ForeignFileError, ModelFileError, NewerFormatError, SavedModel, TruncatedFileError, UnsavableError,
-                                    UnsoundModelError, load_model, save_model)
+from collab_notes.recommend import (EASE, Blend, CorruptFileError, ForeignFileError, ModelFileError, NewerFormatError, Popularity, SavedModel, SavedNet, TruncatedFileError, UnsavableError,
+                                    UnsoundModelError, as_ranker, fit_ranking, load_model, recommend, save_model)
 from collab_notes.training import fit
 
 def a_surface(n=7, m=5, k=3, seed=0, dtype=torch.float32, users=None, items=None, y_range=(0,5.5)):
@@ -25,6 +26,8 @@ def a_surface(n=7, m=5, k=3, seed=0, dtype=torch.float32, users=None, items=None
     r = lambda *size: torch.randn(*size, generator=g).to(dtype)
     users,items = users or tuple(range(1, n)),items or tuple(f'i{o} é' for o in range(1, m))
     return Surface(r(len(users)+1, k), r(len(items)+1, k), r(len(users)+1), r(len(items)+1), {'user':('#na#',*users), 'film':('#na#',*items)}, y_range)
+
+text_bytes = lambda o: torch.frombuffer(bytearray(o), dtype=torch.uint8)
 
 def same(a, b):
     for o in _TENSORS: assert getattr(a, o).dtype==getattr(b, o).dtype and torch.equal(getattr(a, o), getattr(b, o))
@@ -81,7 +84,6 @@ def test_the_bayesian_model(path, dls):
     same(surface(model), load_model(path))
 
 def test_ease(path, table):
-    from collab_notes.recommend import EASE, recommend
     o = EASE(table, reg=3., item_name='film')
     assert save_model(o, path, note='x')==path
     got = load_model(path)
@@ -120,9 +122,91 @@ def test_tensors_that_share_or_skip_memory(path):
     save_model(odd, path)
     same(odd, load_model(path))
 
-def test_a_net_is_told_the_other_way(path, dls):
-    with pytest.raises(NotAFactorModelError, match='learn.export.*pickle'): save_model(CollabNN.from_dls(dls), path)
+def nets(dls):
+    side = pd.DataFrame(dict(user=list(dls.classes['user'])[1:])).assign(age=lambda o: np.arange(len(o)))
+    hybrid = hybrid_model(dls, users=side, layers=[4,3], n_factors=3, p=0.2)
+    torch.nn.init.normal_(hybrid.layers[-1].weight)
+    return dict(plain=CollabNN.from_dls(dls, [3,2]), no_range=CollabNN.from_dls(dls, [3,2], y_range=None), hybrid=hybrid, stock=collab_learner(dls, use_nn=True, emb_szs={'user':3,'film':2}, layers=[6,4], y_range=(0,5.5)),
+                drop=nn_learner(dls, [6], [2,4], config=dict(ps=[0.3], embed_p=0.1, bn_final=True)), late=nn_learner(dls, [6,5], config=dict(lin_first=False, act_cls=torch.nn.Tanh())), no_norm=nn_learner(dls, [6], config=dict(use_bn=False)))
+
+@pytest.mark.parametrize('kind', ['plain','no_range','hybrid','stock','drop','late','no_norm'])
+def test_nets(path, dls, table, kind):
+    net = nets(dls)[kind]
+    if isinstance(net, Learner):
+        with net.no_bar(), net.no_logging(): net.fit(1)   # so that batch norm has seen something
+    save_model(net, path, history=dls, note='x')
+    got,was = load_model(path),as_ranker(net)
+    us,js = (torch.arange(len(o)) for o in was.classes.values())
+    assert type(got) is SavedNet and torch.equal(got.predict(us[:,None], js), was.predict(us[:,None], js)) and got.classes==was.classes and got.about==dict(note='x')
+    assert len(got.trained_on)+len(got.held_out)==len(table)
+    pd.testing.assert_frame_equal(recommend(got, n=3), recommend(was, n=3, exclude=dls))
+    raw = path.read_bytes()
+    assert save_model(got, path).read_bytes()==raw
+    assert load_model(save_model(got, path, history=False)).history is None
+
+def test_nets_that_a_file_cannot_keep(path, dls):
+    class Twice(CollabNN):
+        def forward(self, x): return 2*super().forward(x)
+    class Odd(torch.nn.Module):
+        classes = dls.classes
+        def __init__(self): super().__init__(); self.w = torch.nn.Parameter(torch.ones(1))
+        def forward(self, x): return x.sum(1)*self.w
+    for o in (Twice.from_dls(dls), Odd()):
+        with pytest.raises(NotAFactorModelError, match='learn.export.*pickle'): save_model(o, path)
+    hooked = CollabNN.from_dls(dls)
+    hooked.register_forward_hook(lambda m, x, y: y+1)
+    with pytest.raises(NotAFactorModelError): save_model(hooked, path)
+    with pytest.raises(UnsavableError, match='GELU'): save_model(nn_learner(dls, [6], config=dict(act_cls=torch.nn.GELU())), path)
+    with pytest.raises(UnsavableError, match='Popularity'): save_model(Popularity(dls), path)
+    bad = CollabNN.from_dls(dls)
+    torch.nn.init.constant_(bad.layers[0].bias, torch.nan)
+    with pytest.raises(UnsoundModelError, match='not finite'): save_model(bad, path)
     assert not path.exists()
+
+def net_file(layers=(('linear',None),('relu',None),('batch_norm',1e-5),('linear',None)), y_range=(0,5.5), without=(), **tensors):
+    s = a_surface()
+    ts = {'user_factors':s.user_factors, 'item_factors':s.item_factors, 'layers.0.weight':torch.ones(4,6), 'layers.0.bias':torch.ones(4), 'layers.3.weight':torch.ones(1,4), 'layers.3.bias':torch.ones(1),
+          **{f'layers.2.{o}':torch.ones(4) for o in ('weight','bias','running_mean','running_var')}, 'vocab':text_bytes(rec._vocab_bytes(s.classes)), **{k.replace('__','.'):v for k,v in tensors.items()}}
+    return b''.join(rec._pack({k:v.clone() for k,v in ts.items() if k not in without}, written_by='1', kind='net', y_range=y_range, layers=layers, about={}))
+
+odd_nets = dict(kind=dict(layers=[['eval',None]]), none=dict(layers=[]), pairs=dict(layers=['linear']), wide=dict(layers__0__weight=torch.ones(4,5)), flat=dict(layers__0__weight=torch.ones(4)), bias=dict(layers__0__bias=torch.ones(3)), two_out=dict(layers__3__weight=torch.ones(2,4), layers__3__bias=torch.ones(2)),
+    norm=dict(layers__2__running_var=torch.ones(5)), negative=dict(layers__2__running_var=-torch.ones(4)), eps=dict(layers=[('linear',None),('relu',None),('batch_norm',None),('linear',None)]), part=dict(without=['layers.2.bias']), no_weight=dict(without=['layers.0.weight']),
+    rows=dict(user_factors=torch.ones(6,3)), dims=dict(user_factors=torch.ones(7)), ints=dict(item_factors=torch.ones(5,3).int()), nan=dict(layers__3__bias=torch.full((1,), torch.nan)), half_a_dot=dict(user_bias=torch.ones(7)), dot_of_other=dict(user_bias=torch.ones(7), item_bias=torch.ones(4)), y_range=dict(y_range=(5,1)))
+
+@pytest.mark.parametrize('case', odd_nets)
+def test_unsound_nets(path, case): assert refusal(path, net_file(**odd_nets[case])) is UnsoundModelError
+
+def test_a_sound_net_by_hand(path):
+    path.write_bytes(net_file())
+    s,h = a_surface(),torch.cat([a_surface().user_factors[2],a_surface().item_factors[3]])
+    x = ((h.sum()+1).relu()-1)/(1+1e-5)**0.5+1
+    assert torch.isclose(load_model(path).predict(2, 3), 5.5*torch.sigmoid(4*x+1), atol=1e-5)
+
+def test_blends(path, dls, table):
+    learn,rank = fit(dls, n_epoch=1, n_factors=4, progress=False),fit_ranking(dls, n_epoch=1, progress=False)
+    inner = Blend([EASE(dls, 3.), nets(dls)['stock']], [1.5,0.25])
+    for o in (Blend([learn, rank, EASE(dls, 3.)], [0.5,1,-2]), inner, Blend([inner, rank, load_model(save_model(learn, path, history=True))], [1,1,1]), Blend([surface(learn)], [1.])):
+        save_model(o, path, note='x')
+        got,raw = load_model(path),path.read_bytes()
+        assert type(got) is Blend and got.weights==o.weights and got.classes==o.classes and got.about==dict(note='x')
+        assert (got.trained_on is None)==(o.trained_on is None) and (o.trained_on is None or torch.equal(got.trained_on, o.trained_on))
+        exclude = 'train' if o.trained_on is not None else None
+        pd.testing.assert_frame_equal(recommend(got, exclude=exclude), recommend(o, exclude=exclude))
+        assert save_model(got, path).read_bytes()==raw
+    with pytest.raises(SettingError, match='Blend'): save_model(o, path, history=table)
+    with pytest.raises(UnsavableError, match='Popularity'): save_model(Blend([learn, Popularity(dls)], [1,1]), path)
+    ease = EASE(dls, 3.)
+    ease.weights[1,2] = torch.nan
+    with pytest.raises(UnsoundModelError, match='part 1: weights'): save_model(Blend([learn, ease], [1,1]), path)
+    assert path.read_bytes()==raw
+
+@pytest.mark.parametrize('meta', [dict(weights=[1,2]), dict(weights=['a']), dict(weights=[float('1e999')]), dict(parts=[]), dict(parts=[dict(kind='factors', y_range=(5,1), about={})]), dict(parts=[dict(kind='blend', weights=[1], parts=[], about={})]), dict(parts=[dict(kind='x')]), dict(pairs=torch.full((2,2), 99).int())], ids=range(8))
+def test_unsound_blends(path, meta):
+    s = a_surface()
+    ts = {**{f'0.{o}':getattr(s, o) for o in _TENSORS}, 'vocab':text_bytes(rec._vocab_bytes(s.classes)), **({'pairs':meta['pairs']} if 'pairs' in meta else {})}
+    good = dict(weights=[1.], parts=[dict(kind='factors', y_range=(0,5.5), about={})])
+    raw = b''.join(rec._pack(ts, written_by='1', kind='blend', about={}, **{**good, **{k:v for k,v in meta.items() if k!='pairs'}}))
+    assert refusal(path, raw) is UnsoundModelError
 
 many_ids = dict(int=[1,-5,2**70], str=['1','é \u2028 "\\','\ud800','','0'*64], float=[0.1,-0.0,1e-308,1.5], bool=[True,False], np_int=[np.int64(3),np.int8(4),np.uint64(2**63)], np_float=[np.float32(0.1),np.float64(0.2),np.float16(0.5)],
     np_str=[np.str_('a'),np.str_('é')], stamps=[pd.Timestamp('2020-01-01'),pd.Timestamp('2020-01-01 00:00:00.000000001'),pd.Timestamp('2020-01-01').as_unit('s')+pd.Timedelta(days=1),pd.Timestamp('2020-10-25 02:30', tz='UTC').tz_convert('Europe/Berlin')],
@@ -266,7 +350,6 @@ def test_a_newer_format(path):
     assert refusal(path, packed(a_surface(), format=99, without=_TENSORS, y_range='other')) is NewerFormatError
     assert refusal(path, packed(a_surface(), format=99)[:-5]) is NewerFormatError
 
-text_bytes = lambda o: torch.frombuffer(bytearray(o), dtype=torch.uint8)
 history = lambda **kw: {f'history.{k}':v for k,v in dict(dict(pairs=torch.ones(2, 2, dtype=torch.int32), ratings=torch.ones(2), held_out=torch.zeros(2, dtype=torch.bool)), **kw).items()}
 unsound = dict(nan=dict(tensors=dict(item_bias=torch.tensor([0,1,torch.nan,0,0]))), inf=dict(tensors=dict(user_bias=torch.full((7,), torch.inf))), rows=dict(tensors=dict(user_bias=torch.zeros(6))), factors=dict(tensors=dict(item_factors=torch.zeros(5,4))),
     ints=dict(tensors=dict(item_bias=torch.zeros(5, dtype=torch.int32))), dims=dict(tensors=dict(user_factors=torch.zeros(7))), missing=dict(without=['item_factors']), no_vocab=dict(without=['vocab']), no_json=dict(tensors=dict(vocab=text_bytes(b'[')) ),
@@ -362,12 +445,13 @@ def test_kill_9_at_any_moment(path):
     ctx,rng = multiprocessing.get_context('forkserver'),random.Random(1)
     ctx.set_forkserver_preload(['collab_notes.training', 'collab_notes.latent', 'collab_notes.recommend', 'torch._dynamo', 'matplotlib.backends.backend_agg'])
     cut = 0
-    for _ in range(15):
+    for turn in range(15):
         ready = ctx.Event()
         p = ctx.Process(target=exec, args=(_save_for_ever, dict(path=path, ready=ready)), daemon=True)
         p.start()
         assert ready.wait(60)
         time.sleep(rng.random()*0.15)
+        while turn%2 and not any(path.parent.glob('.*.part')): pass   # every other time in the middle of a write
         os.kill(p.pid, signal.SIGKILL)
         p.join()
         assert p.exitcode==-signal.SIGKILL
