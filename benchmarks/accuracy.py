@@ -70,16 +70,17 @@ def peer(name, **settings):
 # What a model may know. `features`: of users and films; `implicit`: who rated what, of training rows only; `times`: when the *held-out* ratings were given
 Contestant = namedtuple('Contestant', 'knows features implicit times on run')
 IDS,RATINGS,FEATURES,DATED,ALL = 'ids only','ratings only','ratings and features','features and dates','all information'
+AS_MYFM = dict(burn_in=10)   # of single chains: as many sweeps are left out of the mean as in myFM's examples
 FOLD1,EVERY,NOT_TIME = ('fold 1',),('fold','random','temporal'),('fold','random')
 CONTESTANTS = {
     'fit':                             Contestant(IDS, '–', '–', '–', EVERY, trained()),
     'fit, 8 models':                   Contestant(IDS, '–', '–', '–', EVERY, trained(n_models=8)),
-    'BayesianPMF, ids':                Contestant(IDS, '–', '–', '–', ('fold 1','temporal'), bayes(implicit=False)),
+    'BayesianPMF, ids':                Contestant(IDS, '–', '–', '–', ('fold 1','temporal'), bayes(implicit=False, **AS_MYFM)),
     f'BayesianPMF, ids, {CHAINS} chains': Contestant(IDS, '–', '–', '–', FOLD1, bayes(implicit=False, n_factors=16, chains=CHAINS, n_sweeps=400, burn_in=40)),
-    'BayesianPMF, ratings':            Contestant(RATINGS, '–', 'yes', '–', ('fold 1','temporal'), bayes(implicit=True)),
+    'BayesianPMF, ratings':            Contestant(RATINGS, '–', 'yes', '–', ('fold 1','temporal'), bayes(implicit=True, **AS_MYFM)),
     f'BayesianPMF, ratings, {CHAINS} chains': Contestant(RATINGS, '–', 'yes', '–', FOLD1, bayes(implicit=True, chains=CHAINS)),
-    'BayesianPMF, dates':              Contestant(DATED, 'yes', 'yes', 'dates', FOLD1, bayes(tables=True, implicit=True, effects=DATES)),
-    'BayesianPMF, all':                Contestant(ALL, 'yes', 'yes', 'to the minute', FOLD1, bayes(tables=True, **ALL_INFORMATION)),
+    'BayesianPMF, dates':              Contestant(DATED, 'yes', 'yes', 'dates', FOLD1, bayes(tables=True, implicit=True, effects=DATES, **AS_MYFM)),
+    'BayesianPMF, all':                Contestant(ALL, 'yes', 'yes', 'to the minute', FOLD1, bayes(tables=True, **ALL_INFORMATION, **AS_MYFM)),
     f'BayesianPMF, all, {CHAINS} chains': Contestant(ALL, 'yes', 'yes', 'to the minute', NOT_TIME, bayes(tables=True, **ALL_INFORMATION, chains=CHAINS)),
     f'BayesianPMF, features, {CHAINS} chains': Contestant(FEATURES, 'yes', 'yes', '–', ('fold 1','temporal'), bayes(tables=True, implicit=True, chains=CHAINS)),
     'Surprise SVD':                    Contestant(IDS, '–', '–', '–', EVERY, peer('surprise')),
@@ -187,7 +188,7 @@ training rows; held-out rows never count. *Features* are what MovieLens tells of
 **Splits.** The official folds are GroupLens' own. Random splits hold back 20% of rows. The split in time holds back the last 20% of all ratings; many of its users have no training rating. All contestants get the same rows.
 Where a peer has no prediction (a user or item without training ratings, in LensKit and cmfrec), it gets that of the user and item means. All predictions are clipped to 1 to 5.
 
-**Choice of settings.** `BayesianPMF` and `fit` run at their defaults, which were chosen on parts of training rows (notebooks 07 and 03). Surprise, LensKit and cmfrec run at theirs; settings found for them are in `frontier.py`. myFM runs as in its examples for this
+**Choice of settings.** `BayesianPMF` and `fit` run at their defaults, which were chosen on parts of training rows (notebooks 07 and 03). Two things differ: single chains leave out the first 10 sweeps, as myFM does, and not 30; and four chains from ids only have 16 factors and 400 sweeps, as notebook 07 found, for 200. Surprise, LensKit and cmfrec run at theirs; settings found for them are in `frontier.py`. myFM runs as in its examples for this
 data: rank 10, 512 sweeps on official fold 1 (250 elsewhere, and with *all*, whose sweeps take longest), of which the first 10 are not averaged; *dates* is
 the combination with which its figures were published (date of the rating, features, who rated what, both ways), *all* has the effects of a user's dates, hours and minutes that ours has.
 
