@@ -31,7 +31,7 @@ from fastcore.meta import delegates
 from sklearn.model_selection import ParameterSampler
 from torch.nn import functional as F
 
-from .data import CollabError, EmptyRatingsError, RatingsDataLoaders, RatingsDL, SettingError, Split, UnseenIdError, _frac, _ids, _named, _new_seed, _split, check_ratings, kfold_splits, random_split
+from .data import CollabError, EmptyRatingsError, RatingsDataLoaders, RatingsDL, SettingError, Split, UnseenIdError, _frac, _ids, _split, check_ratings, kfold_splits, random_split
 from .deep import _mode_kept
 from .interpret import _by_user, _items_of, _only_ranks, _row, _rows_of_dls, _rows_of_table, top_codes
 from .latent import DivergedError, ShapeError
