@@ -549,12 +549,12 @@ class LogUniform:
 def default_space(dls, # `RatingsDataLoaders`
                   objective:str='mse')->dict: # see `tune`
     "Where `tune` looks: around the settings of the recipe, from half to twice its decay and learning rate"
-    wd,lr = (auto_wd(dls), 0.025) if objective=='mse' else (ranking_wd(dls), 0.1)
+    wd,lr = (_recipe(dls, objective)[o] for o in ('wd','lr'))
     return dict(n_factors=[20,30,50,80,120], wd=LogUniform(wd/2, wd*2), lr=LogUniform(lr/2, lr*2), n_epoch=[4,6,8,10] if objective=='mse' else [10,20,30])
 
 def _recipe(dls, objective):
     "What `fit` and `fit_ranking` do when nothing is said"
-    return dict(n_factors=50, wd=auto_wd(dls), lr=0.025, n_epoch=6) if objective=='mse' else dict(n_factors=50, wd=ranking_wd(dls), lr=0.1, n_epoch=20)
+    return dict(n_factors=50, wd=auto_wd(dls), lr=0.025, n_epoch=6) if objective=='mse' else dict(n_factors=50, wd=ranking_wd(dls), **{o:_LOSSES['softmax'][o] for o in ('lr','n_epoch')})
 
 # %% ../nbs/08_recommend.ipynb #87667367
 def _inner(dls, valid_pct, folds, seed, objective):
@@ -797,7 +797,7 @@ def _as_saved(net, classes):
             y_range = (m.low,m.high)
             continue
         kind = next((k for k,(c,*_) in _LAYERS.items() if type(m) is c), None)
-        if kind is None or y_range is not None and type(net) in (EmbeddingNN,TabularModel): raise UnsavableError(f"The net has a layer {type(m).__name__} {'after its range' if kind else 'of its own'}, and a file keeps {', '.join(_LAYERS)}")
+        if kind is None: raise UnsavableError(f"The net has a layer {type(m).__name__} of its own, and a file keeps {', '.join(_LAYERS)}")
         tensors |= {f'layers.{len(layers)}.{k}':t for k in _LAYERS[kind][1] if (t := getattr(m, k)) is not None}
         layers.append((kind, getattr(m, 'eps', None)))
     return SavedNet({k:t.detach().cpu() for k,t in tensors.items()}, layers, y_range, classes)
@@ -964,17 +964,19 @@ def _read_tensors(name, raw):
     return load(raw),meta
 
 # %% ../nbs/08_recommend.ipynb #0bf0b29c
+def _under(tensors, name): return {k.partition('.')[2]:t for k,t in tensors.items() if k.partition('.')[0]==str(name)}
+def _range_from(meta): return None if meta['y_range'] is None else tuple(meta['y_range'])
+
 def _factors_from(ts, meta, classes):
     "The model, and what is wrong with it"
-    rng,h = meta['y_range'],{k.partition('.')[2]:t for k,t in ts.items() if k.startswith('history.')}
-    s = SavedModel(*(ts[o] for o in _TENSORS), classes, None if rng is None else tuple(rng), meta['about'], h or None)
-    return s, _why_unsound(s) or (_why_odd(s, h) if h else '')
+    s = SavedModel(*(ts[o] for o in _TENSORS), classes, _range_from(meta), meta['about'], _under(ts, 'history') or None)
+    return s, _why_unsound(s) or (_why_odd(s, s.history) if s.history else '')
 
 def _net_from(ts, meta, classes):
     "The same for a net"
-    h,rng = {k.partition('.')[2]:t for k,t in ts.items() if k.startswith('history.')},meta['y_range']
-    s = SavedNet({k:t for k,t in ts.items() if k!='vocab' and not k.startswith('history.')}, [(kind,eps) for kind,eps in meta['layers']], None if rng is None else tuple(rng), classes, meta['about'], h or None)
-    return s, _odd_net(s) or (_why_odd(s, h) if h else '')
+    own = {k:t for k,t in ts.items() if k!='vocab' and not k.startswith('history.')}
+    s = SavedNet(own, [(kind,eps) for kind,eps in meta['layers']], _range_from(meta), classes, meta['about'], _under(ts, 'history') or None)
+    return s, _odd_net(s) or (_why_odd(s, s.history) if s.history else '')
 
 def _ease_from(ts, meta, classes):
     "The same for an `EASE`"
@@ -988,7 +990,7 @@ def _blend_from(ts, meta, classes):
     "The same for a `Blend`"
     parts = []
     for n,m in enumerate(meta['parts']):
-        part,why = _KINDS[m['kind']]({k.partition('.')[2]:t for k,t in ts.items() if k.partition('.')[0]==str(n)}, m, classes)
+        part,why = _KINDS[m['kind']](_under(ts, n), m, classes)
         if why: return None,f'part {n}: {why}'
         parts.append(part)
     if 'pairs' in ts and (why := _odd_pairs(ts['pairs'], classes)): return None,why

@@ -112,9 +112,12 @@ class FillUnknown(Callback):
         m,x = self.model,self.dls.train.tensors()[0].long()
         self.fill = []
         for role,codes in zip(('user','item'), x.unbind(1)):
-            for t in (o.weight for o in (getattr(m, f'{role}_emb', None), getattr(m, f'{role}_bias_emb', None)) if isinstance(o, torch.nn.Embedding)):
-                rated = torch.bincount(codes.to(t.device), minlength=len(t))>0
-                self.fill.append((t, ~rated if role=='user' else ~rated & (torch.arange(len(t), device=t.device)==0), rated))
+            tables = [o.weight for o in (getattr(m, f'{role}_emb', None), getattr(m, f'{role}_bias_emb', None)) if isinstance(o, torch.nn.Embedding)]
+            if not tables: continue
+            rated = torch.bincount(codes.to(tables[0].device), minlength=len(tables[0]))>0
+            unknown = ~rated
+            if role=='item': unknown[1:] = False
+            self.fill += [(t, unknown, rated) for t in tables]
     def before_validate(self):
         with torch.no_grad():
             for t,unknown,rated in self.fill or (): t[unknown] = t[rated].mean(0)
