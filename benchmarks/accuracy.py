@@ -16,7 +16,8 @@ from fastcore.test import test_eq
 from matplotlib.figure import Figure
 
 from collab_notes.bayes import ALL_INFORMATION, BayesianPMF, item_table, time_columns, user_table
-from collab_notes.data import RatingsDataLoaders, movielens_movies, movielens_ratings, movielens_users, official_fold, random_split, temporal_split
+from collab_notes.data import RatingsDataLoaders, random_split, temporal_split
+from collab_notes.movielens import movielens_movies, movielens_ratings, movielens_users, official_fold
 from collab_notes.training import fit
 from common import RESULTS, describe, machine, md_table, mean_sd, verdict
 from peers import NAMES, PeerData, effect_name
@@ -46,7 +47,7 @@ def bayes(tables=False, **kwargs):
         wall,cpu = perf_counter(),process_time()
         model.fit(split.dls, **(dict(users=user_table(movielens_users()), items=item_table(movielens_movies())) if tables else {}), progress=False)
         wall,cpu = perf_counter()-wall,process_time()-cpu
-        h = model.history
+        h = model.rmse_by_sweep
         return dict(rmse=split.peers.rmse(model.valid_preds.numpy()), fit_wall=wall, fit_cpu=cpu, trace=[[int(n),float(s),float(r)] for n,s,r in zip(h.index, h['seconds'], h['running mean'])][few.get('burn_in', model.burn_in):])
     return run
 

@@ -15,8 +15,10 @@ import numpy as np, pandas as pd, torch
 from fastcore.script import call_parse
 
 from collab_notes.coldstart import fold_in, learn_prior, new_user
-from collab_notes.data import RatingsDataLoaders, check_ratings, movielens_ratings
-from collab_notes.models import surface
+from collab_notes.core import as_model
+from collab_notes.data import RatingsDataLoaders
+from collab_notes.movielens import movielens_ratings
+from collab_notes.tables import check_ratings
 from collab_notes.training import fit
 from common import RESULTS, describe, machine, md_table, mean_sd, verdict
 
@@ -49,7 +51,7 @@ def one_split(df, seed, n_users):
     "Times in seconds, and errors"
     known,given,hidden = newcomers(df, seed)
     learn = train(known, seed)
-    s,(prior,prior_wall,prior_cpu) = surface(learn),timed(learn_prior, learn)
+    s,(prior,prior_wall,prior_cpu) = as_model(learn),timed(learn_prior, learn)
     ids = sorted(set(hidden.user))
     some = [given[given.user==u] for u in ids[:n_users]]
     for g in some[:3]: fold_in(s, g, prior)   # the first run pays for what is loaded on demand
@@ -57,13 +59,13 @@ def one_split(df, seed, n_users):
     whole = [timed(new_user, s, dict(zip(g.title, g.rating)), prior=prior)[1:] for g in some]
     f,wall,cpu = timed(fold_in, s, given, prior, ids)
     again,again_wall,again_cpu = timed(train, pd.concat([known, given], ignore_index=True), seed)
-    at,sr = pd.Index(ids).get_indexer(hidden.user),surface(again)
-    i = s.codes(hidden.title)
+    at,sr = pd.Index(ids).get_indexer(hidden.user),as_model(again)
+    i = s.vocab.rows(hidden.title)
     folded = torch.sigmoid((f.vectors[at]*s.item_factors[i]).sum(1)+f.biases[at]+s.item_bias[i])*(s.y_range[1]-s.y_range[0])+s.y_range[0]
     med = lambda rows, j: median(o[j] for o in rows)
     return dict(seed=seed, newcomers=len(ids), fold_wall=med(single, 0), fold_cpu=med(single, 1), new_user_wall=med(whole, 0), new_user_cpu=med(whole, 1), batch_wall=wall/len(ids), batch_cpu=cpu/len(ids),
                 retrain_wall=again_wall, retrain_cpu=again_cpu, prior_wall=prior_wall, prior_cpu=prior_cpu, rmse_folded=rmse(folded, hidden),
-                rmse_retrained=rmse(sr.predict(sr.codes(hidden.user, False), sr.codes(hidden.title)), hidden))
+                rmse_retrained=rmse(sr.pair_scores(sr.vocab.rows(hidden.user, False), sr.vocab.rows(hidden.title)), hidden))
 
 ROWS = {'fold_in, one user':'fold', 'new_user, one user, with all predictions':'new_user', 'fold_in, all newcomers at once, for each':'batch', 'learn_prior, once':'prior', 'training everything again':'retrain'}
 

@@ -103,20 +103,23 @@ MAKE,IDLE,EPOCH,PLAIN,TOP = 'make the file','nothing','an epoch','an epoch, plai
 def idle(folder, threads):
     "Whatever is loaded on demand is loaded, on a table of 5,000"
     import torch
-    from collab_notes.data import RatingsDataLoaders, read_ratings
-    from collab_notes.interpret import top_codes
-    from collab_notes.models import surface
+    from collab_notes.core import as_model
+    from collab_notes.data import RatingsDataLoaders
+    from collab_notes.tables import read_ratings
+    from collab_notes.topn import top_rows
     from collab_notes.training import fit
     if threads: torch.set_num_threads(threads)
     file = Path(folder)/'small.csv'
     write_csv(file, 5000)
-    top_codes(surface(fit(RatingsDataLoaders.from_df(read_ratings(file), seed=0), 1, seed=0, progress=False)))
+    top_rows(as_model(fit(RatingsDataLoaders.from_df(read_ratings(file), seed=0), 1, seed=0, progress=False)))
 
 def measure(n, folder, threads, conn):
     "All stages on `n` ratings; runs in a process of its own"
-    from collab_notes.data import RatingsDataLoaders, check_ratings, read_ratings
-    from collab_notes.interpret import top_codes
-    from collab_notes.models import DotProductBias, surface
+    from collab_notes.core import as_model
+    from collab_notes.data import RatingsDataLoaders
+    from collab_notes.models import DotProductBias
+    from collab_notes.tables import check_ratings, read_ratings
+    from collab_notes.topn import top_rows
     from collab_notes.training import auto_range, fit
     file,s = Path(folder)/f'{n}.csv',Stages()
     idle(folder, threads)
@@ -128,14 +131,15 @@ def measure(n, folder, threads, conn):
     del df
     learn = s.run(EPOCH, fit, dls, 1, seed=0, progress=False)
     s.run(PLAIN, lambda: fit(dls, 1, seed=0, progress=False, model=DotProductBias.from_dls(dls, 50, y_range=auto_range(dls), std=0.002)))
-    surf = surface(learn)
-    s.run(TOP, lambda: top_codes(surf, exclude=learn.dls.train.tensors()[0]))
+    surf = as_model(learn)
+    s.run(TOP, lambda: top_rows(surf, exclude=learn.dls.train.tensors()[0]))
     conn.send(dict(rows=rows, users=len(surf.user_factors)-1, items=len(surf.item_factors)-1, bs=learn.dls.bs, steps=len(learn.dls.train), file_mb=file.stat().st_size/1e6, stages=dict(s)))
     file.unlink()
 
 def compare_batches(n, folder, threads, conn):
     "A whole `fit` in batches of 2,048, the same with less decay, and in the default's batches"
-    from collab_notes.data import RatingsDataLoaders, read_ratings
+    from collab_notes.data import RatingsDataLoaders
+    from collab_notes.tables import read_ratings
     from collab_notes.latent import baseline_losses
     from collab_notes.training import auto_wd, fit
     file,res = Path(folder)/f'{n}.csv',[]
@@ -208,7 +212,7 @@ HOW = """The ratings are made by a seeded generator, a million rows at a time, a
 (154 ratings each on average, 20 or more as a rule, lognormal) and items with the square root. Items follow a power law with a flat head and a long tail; ratings are biases, 8 factors and noise, in steps of a half.
 Each size runs in a process of its own. Peak memory is the process's resident memory at its highest within a stage, everything included that is kept from the stages before (the kernel's high-water mark, reset before each). *read* is `read_ratings`, *check* `check_ratings`, *split and load*
 `RatingsDataLoaders.from_df` (which checks again and makes a random split), *an epoch* `fit(dls, 1)` with its validation, *plain model* the same with
-`DotProductBias` where `fit` takes `DotProductBiasBlocks` (batches above 4,096), *top 10* `top_codes` for all users, without what they have rated in training. Exponents are slopes of log(seconds) or log(GiB) over log(rows), from a million rows on,
+`DotProductBias` where `fit` takes `DotProductBiasBlocks` (batches above 4,096), *top 10* `top_rows` for all users, without what they have rated in training. Exponents are slopes of log(seconds) or log(GiB) over log(rows), from a million rows on,
 where fixed costs no longer hide the growth; the idle process's memory is taken off."""
 
 def report(rows, batches, about, quick):

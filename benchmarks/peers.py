@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np, pandas as pd
 from fastcore.script import CliError, call_parse
 
-from collab_notes.data import movielens_movies, movielens_users
+from collab_notes.movielens import movielens_movies, movielens_users
 from collab_notes.latent import damped_means
 
 HERE = Path(__file__).parent

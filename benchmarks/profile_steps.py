@@ -19,7 +19,8 @@ from fastai.tabular.core import TabDataLoader
 from fastai.torch_core import set_seed
 from fastcore.script import call_parse
 
-from collab_notes.data import RatingsDataLoaders, movielens_ratings
+from collab_notes.data import RatingsDataLoaders
+from collab_notes.movielens import movielens_ratings
 from collab_notes.training import ratings_learner
 from common import RESULTS, describe, machine, md_table
 

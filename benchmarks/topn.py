@@ -1,4 +1,4 @@
-"""The ten best items for every user: `interpret.top_codes` against implicit's `recommend`, on the same factors
+"""The ten best items for every user: `topn.top_rows` against implicit's `recommend`, on the same factors
 
     python benchmarks/topn.py              # three sizes, about two minutes; writes benchmarks/results/topn.{md,json,png}
     python benchmarks/topn.py --quick      # the smallest, and a slice of the others' users, to try the script; writes nothing
@@ -15,9 +15,10 @@ import numpy as np, torch
 from fastcore.script import call_parse
 from matplotlib.figure import Figure
 
-from collab_notes.data import RatingsDataLoaders, movielens_ratings
-from collab_notes.interpret import top_codes
-from collab_notes.models import Surface, surface
+from collab_notes.core import Surface, as_model
+from collab_notes.data import RatingsDataLoaders
+from collab_notes.movielens import movielens_ratings
+from collab_notes.topn import top_rows
 from collab_notes.training import fit
 from common import RESULTS, describe, machine, md_table, verdict
 from peers import child
@@ -27,7 +28,7 @@ N = 10
 def movielens():
     "A trained model, and what its users have rated"
     dls = RatingsDataLoaders.from_df(movielens_ratings(), item_name='movie', valid_pct=0.2, seed=21)
-    s = surface(fit(dls, seed=21, progress=False))
+    s = as_model(fit(dls, seed=21, progress=False))
     return Surface(s.user_factors, s.item_factors, s.user_bias, s.item_bias, s.classes), dls.train.tensors()[0].long()
 
 def made_up(n_users, n_items, n_seen, n_factors=50, seed=0):
@@ -51,7 +52,7 @@ def some_users(s, seen, n):
 def ours(s, seen):
     gc.collect()
     wall,cpu = perf_counter(),process_time()
-    items,scores = top_codes(s, n=N, exclude=seen)
+    items,scores = top_rows(s, n=N, exclude=seen)
     return [perf_counter()-wall, process_time()-cpu],items,scores
 
 def theirs(s, seen, threads, repeats):
@@ -67,7 +68,7 @@ def theirs(s, seen, threads, repeats):
 
 def compare(name, s, seen, threads, repeats):
     "Times of both, and how far their lists are the same"
-    top_codes(s, range(1, 51), n=N)   # the first call pays for what is loaded on demand
+    top_rows(s, range(1, 51), n=N)   # the first call pays for what is loaded on demand
     runs = [ours(s, seen) for _ in range(repeats)]
     res,items,scores = theirs(s, seen, threads, repeats)
     runs += [ours(s, seen) for _ in range(repeats)]   # before and after, so that a machine that slows down slows both
@@ -88,7 +89,7 @@ def targets(res):
     for o in res: yield verdict(f"at least as fast as implicit, {o['size']} ({o['users']:,} users)", o['ours_wall']<=o['theirs_wall'], f"{o['ours_wall']:.3f} s and {o['theirs_wall']:.3f} s")
     yield verdict('the same lists, but for the order of scores that are equal within rounding', all(o['gap']<1e-4 for o in res), f"scores in the same place differ by {max(o['gap'] for o in res):.1e} at the most; {min(o['same'] for o in res):.3%} of places hold the same item")
 
-NOTES = f"""The {N} best items for each user, without those that the user has rated, from the same float32 factors in both: `top_codes(surface, n={N}, exclude=pairs)` and
+NOTES = f"""The {N} best items for each user, without those that the user has rated, from the same float32 factors in both: `top_rows(surface, n={N}, exclude=pairs)` and
 `AlternatingLeastSquares.recommend(all users, ratings as a CSR table, N={N})`, to which item biases are given as one more factor. implicit's CSR table is made before its time starts ({{csr}}); ours takes the pairs as they are (sorted by user, except for MovieLens 100K), and
 sorts them out within its time. implicit runs in a process of its own with its own threads and one of OpenBLAS, as its authors advise. Times are medians, ours of runs before and after implicit's. The first size is a trained model of MovieLens 100K;
 the factors of the others are random, with the numbers of users and items of MovieLens 25M in the last."""
@@ -102,7 +103,7 @@ def plot(res):
     "Nanoseconds a score, ours and implicit's side by side"
     fig = Figure(figsize=(8,4.5), layout='constrained')
     ax,x = fig.subplots(),np.arange(len(res))
-    for k,label,dx,color in (('ours_wall','collab_notes top_codes',-0.2,'#D55E00'),('theirs_wall','implicit recommend',0.2,'#0072B2')):
+    for k,label,dx,color in (('ours_wall','collab_notes top_rows',-0.2,'#D55E00'),('theirs_wall','implicit recommend',0.2,'#0072B2')):
         y = [o[k]/o['users']/o['items']*1e9 for o in res]
         ax.bar_label(ax.bar(x+dx, y, 0.38, color=color, label=label), [f'{o[k]:.3g} s' for o in res], fontsize=8)
     ax.set_xticks(x, [f"{o['size']}\n{o['users']:,} users, {o['items']:,} items" for o in res])

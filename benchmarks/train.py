@@ -20,7 +20,8 @@ from fastcore.script import call_parse
 from fastcore.test import test_eq
 from matplotlib.figure import Figure
 
-from collab_notes.data import RatingsDataLoaders, movielens_ratings, random_split
+from collab_notes.data import RatingsDataLoaders, random_split
+from collab_notes.movielens import movielens_ratings
 from collab_notes.latent import baseline_losses
 from collab_notes.training import fit, fused_adamw
 from common import RESULTS, describe, machine, md_table, mean_sd, verdict

@@ -4,39 +4,34 @@
 
 # %% auto #0
 __all__ = ['fused_adamw', 'factors_and_biases', 'auto_range', 'auto_wd', 'even_batch', 'DotProductBiasBlocks', 'FillUnknown',
-           'ratings_learner', 'KeepBest', 'fit', 'plot_losses', 'DotProductBiasEnsemble', 'EachModel',
-           'DamagedFileError', 'save_tensors', 'load_tensors', 'CheckpointError']
+           'check_dls', 'rebatch', 'ratings_learner', 'fit', 'DotProductBiasEnsemble', 'EachModel']
 
 # %% ../nbs/03_weight_decay.ipynb #adf9e30c
-import hashlib, json, os, random, re, secrets, shutil, time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from functools import partial
-from glob import escape
 from math import isfinite
 from pathlib import Path
 
 import fastai.callback.schedule  # gives `Learner` its `fit_one_cycle` and `lr_find`
-import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
-from fastai.callback.core import Callback, CancelEpochException
-from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
-from fastai.losses import MSELossFlat
-from fastai.learner import Learner
+from fastai.callback.core import Callback
+from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.layers import Embedding
+from fastai.learner import Learner
+from fastai.losses import MSELossFlat
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, no_random
 from fastcore.basics import ifnone, patch
 from fastcore.foundation import L
 from fastcore.meta import delegates
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors, save as save_safetensors
 
-from .data import CollabError, RatingsDL, SettingError
-from .latent import DivergedError
-from .models import DotProductBias, FactorModel, _check_size, _check_std, in_range
+from .checkpoint import KeepBest, fit_in_folder
+from .core import filled, in_range
+from .data import RatingsDL
+from .errors import CollabError, DivergedError, SettingError, check_size, check_std
+from .models import DotProductBias, FactorModel
+from .vocab import History
 
 # %% ../nbs/03_weight_decay.ipynb #0f54f58a
 def factors_and_biases(model): # has parameters named `…bias…` and others
@@ -44,20 +39,23 @@ def factors_and_biases(model): # has parameters named `…bias…` and others
     named = list(model.named_parameters())
     return [L(p for n,p in named if 'bias' not in n), L(p for n,p in named if 'bias' in n)]
 
-fused_adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, betas=(0.9,0.95), eps=2e-5))
+fused_adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, betas=(0.9,0.95),
+                                                eps=2e-5))
 
 # %% ../nbs/03_weight_decay.ipynb #f1bc9f47
 def auto_range(dls): # `RatingsDataLoaders`
-    "A `y_range` with some room around the training ratings: a quarter of their span below, an eighth above"
+    "A `y_range` with room around training ratings: a quarter of their span below, an eighth above"
     y = dls.train.tensors()[1]
     lo,hi = y.min().item(),y.max().item()
-    if lo==hi: raise CollabError(f"All training ratings are {lo:g}: there is nothing to learn from them. Give a table with different ratings, or an explicit y_range")
+    if lo==hi:
+        raise CollabError(f"All training ratings are {lo:g}: there is nothing to learn from them. "
+                          "Give a table with different ratings, or an explicit y_range")
     return lo-(hi-lo)/4, hi+(hi-lo)/8
 
 # %% ../nbs/03_weight_decay.ipynb #aeeb5ecc
 def auto_wd(dls, # `RatingsDataLoaders`
             c:float=6.1): # over the square root …
-    "Weight decay for the recipe: 6.1 over the square root of the number of training ratings per user or item"
+    "Weight decay: `c` over the square root of the number of training ratings per user or item"
     n_rows = sum(len(o)-1 for o in list(dls.classes.values())[:2])
     return c*(n_rows/len(dls.train_ds))**0.5
 
@@ -78,7 +76,8 @@ class _Dots(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u, v, users, items, block=8192):
         ctx.save_for_backward(u, v, users, items)
-        res,a,b = u.new_empty(len(users)),*(u.new_empty(min(block, len(users)), u.shape[1]) for _ in range(2))
+        a,b = (u.new_empty(min(block, len(users)), u.shape[1]) for _ in range(2))
+        res = u.new_empty(len(users))
         for at in range(0, len(users), block):
             r = slice(0, min(block, len(users)-at))
             torch.index_select(u, 0, users[at:at+block], out=a[r])
@@ -89,53 +88,78 @@ class _Dots(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         u,v,users,items = ctx.saved_tensors
-        return _weighted_sums(g, users, items, v, len(u)), _weighted_sums(g, items, users, u, len(v)), None, None
+        return (_weighted_sums(g, users, items, v, len(u)),
+                _weighted_sums(g, items, users, u, len(v)), None, None)
 
 def _weighted_sums(g, rows, others, w, n):
     "For each of `n` rows the sum of `g*w[others]` over where it occurs in `rows`: (n, k)"
-    order,start = rows.argsort(stable=True),F.pad(rows.bincount(minlength=n).cumsum(0)[:-1], (1,0))
+    order = rows.argsort(stable=True)
+    start = F.pad(rows.bincount(minlength=n).cumsum(0)[:-1], (1,0))
     return F.embedding_bag(others[order], w, start, mode='sum', per_sample_weights=g[order])
 
 class DotProductBiasBlocks(DotProductBias):
-    "The same model for large batches: it goes through them in blocks, and keeps no copies of rows for the gradient"
+    "The same model for large batches: in blocks, and without copies of rows for the gradient"
     def forward(self, x): # user and item numbers (bs, 2)
         users,items = (o.contiguous() for o in x.unbind(1))
         res = _Dots.apply(self.user_emb.weight, self.item_emb.weight, users, items)
-        return in_range(res + self.user_bias_emb(users).squeeze(1) + self.item_bias_emb(items).squeeze(1), self.y_range)
+        bias = self.user_bias_emb(users).squeeze(1),self.item_bias_emb(items).squeeze(1)
+        return in_range(res + bias[0] + bias[1], self.y_range)
 
 # %% ../nbs/03_weight_decay.ipynb #1700a42e
+def _tables(net, is_item, n):
+    "Parameters of a module that have a row for each of `n` items (or users)"
+    role = 'item' if is_item else 'user'
+    names = 'emb','bias_emb','factors','bias'
+    found = [getattr(net, f'{role}_{o}', None) for o in names]
+    # what fastai's dot product has, and its net
+    found += [getattr(net, f'{role[0]}_{o}', None) for o in ('weight','bias')]
+    if len(embeds := getattr(net, 'embeds', ()))==2: found.append(embeds[int(is_item)])
+    ts = [getattr(o, 'weight', o) for o in found]
+    return list({id(o):o for o in ts if isinstance(o, torch.nn.Parameter) and len(o)==n}.values())
+
+def _fill(net, counts, is_item):
+    for t in _tables(net, is_item, len(counts)): t.copy_(filled(t, counts, is_item))
+    facts,rated = getattr(net, 'item_x' if is_item else 'user_x', None),counts>0
+    if isinstance(facts, torch.Tensor) and len(facts)==len(counts) and rated.any():
+        facts[0] = facts[rated.to(facts.device)].mean(0)   # of nobody else, since theirs are known
+
 class FillUnknown(Callback):
-    "Give users without training ratings, and `#na#`, the mean row of the users (or items) that have some, before each validation of a training"
-    def __init__(self): self.fill = None   # while training: tables, rows to fill, rows to take the mean of
+    "In training, give `#na#`, and users without ratings, the mean row of others (for validation)"
+    counts = None   # in training: ratings of each row, of users and of items
     def before_train(self):
-        if self.fill is not None: return
-        m,x = self.model,self.dls.train.tensors()[0].long()
-        self.fill = []
-        for role,codes in zip(('user','item'), x.unbind(1)):
-            tables = [o.weight for o in (getattr(m, f'{role}_emb', None), getattr(m, f'{role}_bias_emb', None)) if isinstance(o, torch.nn.Embedding)]
-            if not tables: continue
-            rated = torch.bincount(codes.to(tables[0].device), minlength=len(tables[0]))>0
-            unknown = ~rated
-            if role=='item': unknown[1:] = False
-            self.fill += [(t, unknown, rated) for t in tables]
+        if self.counts is not None: return
+        known = History.of(self.dls)
+        self.counts = {o:known.counts(o) for o in (False,True)}
     def before_validate(self):
         with torch.no_grad():
-            for t,unknown,rated in self.fill or (): t[unknown] = t[rated].mean(0)
-    def after_fit(self): self.fill = None
+            for is_item,n in (self.counts or {}).items(): _fill(get_model(self.model), n, is_item)
+    def after_fit(self): self.counts = None
 
 # %% ../nbs/03_weight_decay.ipynb #28244324
-def _check_dls(dls):
-    "Loaders whose epoch is every rating once, and at least one rating"
+def check_dls(dls): # `DataLoaders`
+    "Raises `SettingError` unless an epoch of these loaders is every rating once, and there is one"
     if not all(isinstance(o, RatingsDL) for o in dls.loaders):
-        raise TypeError(f"This needs RatingsDataLoaders, whose epoch is every rating once, not {type(dls.train).__name__} loaders: use RatingsDataLoaders.from_df")
+        raise SettingError("This needs RatingsDataLoaders, whose epoch is every rating once, not "
+                           f"{type(dls.train).__name__} loaders: use RatingsDataLoaders.from_df")
     if len(dls.train_ds)==0: raise CollabError("There are no training rows")
 
-def _rebatch(dls, bs):
+def rebatch(dls, # `RatingsDataLoaders`
+            bs:int=None, # rows in a training batch (default: `even_batch`)
+           ): # `RatingsDataLoaders`
     "`dls` over the same rows, with training batches of `bs` and large validation batches"
-    _check_dls(dls)
+    check_dls(dls)
     if bs is None: bs = even_batch(len(dls.train_ds))
-    if dls.train.drop_last and bs>len(dls.train_ds): raise SettingError(f"bs={bs} with drop_last leaves no batch of {len(dls.train_ds)} training rows: give a smaller bs")
-    return type(dls)(dls.train.new(bs=bs), *(o.new(bs=max(bs, 8192)) for o in dls.loaders[1:]), path=dls.path, device=dls.device)
+    if dls.train.drop_last and bs>len(dls.train_ds):
+        raise SettingError(f"bs={bs} with drop_last leaves no batch of {len(dls.train_ds)} "
+                           "training rows: give a smaller bs")
+    valid = [o.new(bs=max(bs, 8192)) for o in dls.loaders[1:]]
+    return type(dls)(dls.train.new(bs=bs), *valid, path=dls.path, device=dls.device)
+
+# %% ../nbs/03_weight_decay.ipynb #89e2aa55
+def _default_model(dls, n_models, *args, **kwargs):
+    if check_size('n_models', n_models)>1:
+        return DotProductBiasEnsemble.from_dls(dls, *args, n_models=n_models, **kwargs)
+    return (DotProductBiasBlocks if dls.bs>4096 else DotProductBias).from_dls(dls, *args, **kwargs)
 
 @delegates(Learner.__init__, but=['dls','model','loss_func','opt_func','splitter','cbs'])
 def ratings_learner(dls, # `RatingsDataLoaders`
@@ -143,41 +167,39 @@ def ratings_learner(dls, # `RatingsDataLoaders`
                     n_factors:int=50, # factors of the default model
                     y_range:tuple=None, # (low, high) of the default model (default: `auto_range`)
                     std:float=0.002, # random start of the default model's factors
-                    wd:float=None, # weight decay of factors (default: `auto_wd`); biases do not decay
+                    wd:float=None, # decay of factors (default: `auto_wd`); biases do not decay
                     lr:float=0.025, # default learning rate
                     bs:int=None, # rows in a training batch (default: `even_batch`)
                     loss_func=None, # default: mean squared error
                     moms=(0.8,0.8,0.8), # momentum through the cycle
-                    n_models:int=1, # of the default model, so many at once, averaged: a `DotProductBiasEnsemble`
+                    # of the default model, so many at once, averaged: a `DotProductBiasEnsemble`
+                    n_models:int=1,
                     cbs=None, # fastai callbacks
                     **kwargs)->Learner:
-    "An untrained `Learner` with the recipe's optimizer, batches and decay; for `lr_find`, or to train by hand"
-    dls = _rebatch(dls, bs)
-    if model is None: model = _default_model(dls, n_models, n_factors, y_range=y_range or auto_range(dls), std=std)
-    elif n_models!=1: raise SettingError(f"n_models={n_models}: only the default model can be so many; with a model of your own, leave it out")
-    own = getattr(model, 'n_models', 1)>1
-    return Learner(dls, model, loss_func=loss_func or MSELossFlat(), opt_func=fused_adamw, splitter=factors_and_biases,
-                   wd=[ifnone(wd, auto_wd(dls)*(0.7 if own else 1)),0.], lr=lr, moms=moms, cbs=L(cbs)+[FillUnknown()]+([EachModel()] if own else []), **kwargs)
-
-def _default_model(dls, n_models, *args, **kwargs):
-    if _check_size('n_models', n_models)>1: return DotProductBiasEnsemble.from_dls(dls, *args, n_models=n_models, **kwargs)
-    return (DotProductBiasBlocks if dls.bs>4096 else DotProductBias).from_dls(dls, *args, **kwargs)
-
-# %% ../nbs/03_weight_decay.ipynb #340df778
-class KeepBest(TrackerCallback):
-    "At the end of training, give the model the weights of its best epoch, kept in memory"
-    order = TrackerCallback.order+1
-    def __init__(self, monitor='valid_loss', comp=None, min_delta=0.): super().__init__(monitor=monitor, comp=comp, min_delta=min_delta)
-    def before_fit(self):
-        super().before_fit()
-        self.best_state,self.best_epoch = None,None
-    def after_epoch(self):
-        super().after_epoch()
-        if self.new_best: self.best_epoch,self.best_state = self.epoch,{k:v.detach().clone() for k,v in self.model.state_dict().items()}
-    def after_fit(self):
-        if self.best_state is not None: self.model.load_state_dict(self.best_state)
+    "An untrained `Learner` with the recipe's optimizer, batches and decay"
+    dls = rebatch(dls, bs)
+    if model is not None and n_models!=1:
+        raise SettingError(f"n_models={n_models}: only the default model can be so many; with a "
+                           "model of your own, leave it out")
+    if model is None:
+        y_range = y_range or auto_range(dls)
+        model = _default_model(dls, n_models, n_factors, y_range=y_range, std=std)
+    many = getattr(model, 'n_models', 1)>1
+    wd = ifnone(wd, auto_wd(dls)*(0.7 if many else 1))
+    return Learner(dls, model, loss_func=loss_func or MSELossFlat(), opt_func=fused_adamw,
+                   splitter=factors_and_biases, wd=[wd,0.], lr=lr, moms=moms,
+                   cbs=L(cbs)+[FillUnknown()]+([EachModel()] if many else []), **kwargs)
 
 # %% ../nbs/03_weight_decay.ipynb #8b01d5d8
+def _options(n_epoch, patience, restore_best, checkpoint, cbs):
+    "The callbacks that options of `fit` stand for, with those that were given"
+    check_size('n_epoch', n_epoch)
+    if checkpoint is not None and cbs:
+        raise SettingError("cbs with checkpoint: what your callbacks remember is not in the file, "
+                           "so they can't go on. Leave out one of the two")
+    stop = [EarlyStoppingCallback(patience=patience)] if patience else []
+    return L(cbs) + stop + ([KeepBest()] if restore_best else [])
+
 @delegates(ratings_learner)
 def fit(dls, # `RatingsDataLoaders`
         n_epoch:int=6, # epochs: each is every training rating once
@@ -186,12 +208,14 @@ def fit(dls, # `RatingsDataLoaders`
         restore_best:bool=False, # end with the weights of the best epoch, not the last?
         progress:bool=True, # show a progress bar and the table of epochs?
         cbs=None, # fastai callbacks
-        checkpoint=None, # a folder: training that was broken off there goes on from its last whole epoch
-        **kwargs)->Learner: # trained; `learn.model` has `user_factors`, `item_factors`, `user_bias`, `item_bias`, `classes`, `y_range`
-    "Train a model on `dls` with the recipe of notebook 03: one cycle, large batches, strong decay of factors"
-    if not isinstance(n_epoch, int) or n_epoch<1: raise SettingError(f"n_epoch={n_epoch}: it must be a whole number, 1 or more")
-    if checkpoint is not None and cbs: raise SettingError("cbs with checkpoint: what your callbacks remember is not in the file, so they can't go on. Leave out one of the two")
-    cbs = L(cbs) + ([EarlyStoppingCallback(patience=patience)] if patience else []) + ([KeepBest()] if restore_best else [])
+        # a folder: training that was broken off there goes on from its last whole epoch
+        checkpoint=None,
+        # trained; `learn.model` has `user_factors`, `item_factors`, `user_bias`, `item_bias`,
+        # `classes`, `y_range`
+        **kwargs)->Learner:
+    "Train by the recipe of notebook 03: one cycle, large batches, strong decay of factors"
+    cbs = _options(n_epoch, patience, restore_best, checkpoint, cbs)
+    asked = dict(n_epoch=n_epoch, seed=seed, patience=patience, restore_best=restore_best)
     with ExitStack() as stack:
         if seed is not None: stack.enter_context(no_random(seed, reproducible=False))
         learn = ratings_learner(dls, cbs=cbs, **kwargs)
@@ -199,27 +223,12 @@ def fit(dls, # `RatingsDataLoaders`
         if not progress:
             for o in (learn.no_bar(), learn.no_logging()): stack.enter_context(o)
         if checkpoint is None: learn.fit_one_cycle(n_epoch, learn.lr)
-        else: _fit_in_folder(learn, Path(checkpoint), dict(n_epoch=n_epoch, seed=seed, patience=patience, restore_best=restore_best))
-    if not isfinite(learn.recorder.values[-1][0]): raise DivergedError(f"The training loss is no longer a number: lr={learn.lr} is too high for these ratings, try a tenth of it")
+        else: fit_in_folder(learn, Path(checkpoint), asked)
+    if not isfinite(learn.recorder.values[-1][0]):
+        raise DivergedError(f"The training loss is no longer a number: lr={learn.lr} is too high "
+                            "for these ratings, try a tenth of it")
     learn.remove_cbs(cbs)
     return learn
-
-# %% ../nbs/03_weight_decay.ipynb #7dd9db59
-def plot_losses(learn, # a trained `Learner`
-                baselines=None, # lines to compare with: a table from `baseline_losses`, or losses by name (a dict or Series)
-                ax=None, # draw on these axes
-               ): # the axes
-    "Training loss at each step, valid loss after each epoch"
-    from matplotlib import pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(7,3.5), layout='constrained')[1]
-    rec = learn.recorder
-    ax.plot([float(o) for o in rec.losses], label='training loss (smoothed), each step')
-    ax.plot(rec.iters, [o[1] for o in rec.values], 'o-', label='valid loss, each epoch')
-    if isinstance(baselines, pd.DataFrame): baselines = baselines['valid MSE']
-    for (k,v),ls in zip(dict({} if baselines is None else baselines).items(), (':','--','-.')*99): ax.axhline(v, color='k', lw=0.8, ls=ls, label=f'valid loss of {k}')
-    ax.set(title='Training', xlabel='step', ylabel='loss')
-    ax.legend(fontsize=8)
-    return ax
 
 # %% ../nbs/03_weight_decay.ipynb #832a1771
 class DotProductBiasEnsemble(FactorModel):
@@ -231,19 +240,23 @@ class DotProductBiasEnsemble(FactorModel):
                  std:float=0.01, # standard deviation of the factors' random start
                  n_models:int=8): # how many
         super().__init__(n_users, n_items, n_factors, y_range)
-        m = self.n_models = _check_size('n_models', n_models)
-        self.user_emb,self.item_emb = Embedding(n_users, m*n_factors, _check_std(std)),Embedding(n_items, m*n_factors, std)
+        m = self.n_models = check_size('n_models', n_models)
+        self.user_emb = Embedding(n_users, m*n_factors, check_std(std))
+        self.item_emb = Embedding(n_items, m*n_factors, std)
         self.user_bias_emb,self.item_bias_emb = Embedding(n_users, m),Embedding(n_items, m)
 
     def _rows(self, emb, idx): # rows (bs,) for all models, or (bs, n_models): one for each
         "Each model's part of them: (bs, n_models, …)"
         if idx.dim()==1: return emb(idx).unflatten(1, (self.n_models,-1))
-        return F.embedding(idx*self.n_models + torch.arange(self.n_models, device=idx.device), emb.weight.view(len(emb.weight)*self.n_models, -1))
+        each = torch.arange(self.n_models, device=idx.device)
+        table = emb.weight.view(len(emb.weight)*self.n_models, -1)
+        return F.embedding(idx*self.n_models + each, table)
 
-    def forward(self, x): # user and item numbers (bs, 2); or (bs, n_models, 2), for each model its own
+    def forward(self, x): # user and item numbers (bs, 2); or (bs, n_models, 2), each model's own
         users,items = x.unbind(-1)
         res = (self._rows(self.user_emb, users)*self._rows(self.item_emb, items)).sum(2)
-        res = res + (self._rows(self.user_bias_emb, users) + self._rows(self.item_bias_emb, items)).squeeze(2)
+        biases = self._rows(self.user_bias_emb, users) + self._rows(self.item_bias_emb, items)
+        res = res + biases.squeeze(2)
         return in_range(res if x.dim()==3 else res.mean(1), self.y_range)
 
 # %% ../nbs/03_weight_decay.ipynb #ecc72bfb
@@ -269,7 +282,7 @@ def item_bias(self:DotProductBiasEnsemble)->torch.Tensor: # (n_items,)
 
 # %% ../nbs/03_weight_decay.ipynb #0e2d6d63
 class EachModel(Callback):
-    "Each model of an ensemble learns from every training row, in an order of its own, by its own error"
+    "Each model of an ensemble learns from every row, in an order of its own, by its own error"
     run_valid = False
     def before_train(self):
         m = self.model.n_models
@@ -283,203 +296,3 @@ class EachModel(Callback):
 
     def after_loss(self): self.learn.loss_grad = self.loss_grad*self.model.n_models
     def after_train(self): self.rows = None
-
-# %% ../nbs/03_weight_decay.ipynb #5c88316d
-def _sweep(path, age=600.):
-    "Remove what saves to `path` that were killed have left, if untouched for `age` seconds"
-    for o in path.parent.glob(f'.{escape(path.name)}.*.part'):
-        with suppress(OSError):
-            if time.time()-o.stat().st_mtime > age: o.unlink()
-
-def _replace_file(path, parts):
-    "Write `parts` (bytes) to `path`, where at any moment there is the old file or the new one, whole"
-    path = Path(os.path.realpath(path))   # a link stays one
-    if path.exists() and not os.access(path, os.W_OK): raise PermissionError(f"{path} is write-protected")
-    tmp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
-    try:
-        with open(tmp, 'xb') as f:
-            for o in parts: f.write(o)
-            f.flush()
-            os.fsync(f.fileno())
-        if path.exists(): shutil.copymode(path, tmp)
-        os.replace(tmp, path)
-    except BaseException:
-        tmp.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-    _sweep(path)
-
-def _sync_folder(path):
-    "Have the disk confirm the new name too, where folders can be opened (not on Windows)"
-    with suppress(OSError):
-        fd = os.open(path, os.O_RDONLY)
-        try: os.fsync(fd)
-        finally: os.close(fd)
-
-# %% ../nbs/03_weight_decay.ipynb #318b9aad
-class DamagedFileError(CollabError, ValueError): "A file that was cut short or changed, or is of another kind"
-
-def _checksum(tensors, text):
-    "SHA-256 of tensors (names, types, shapes, bytes) and a text"
-    h = hashlib.sha256(text.encode())
-    for k,v in sorted(tensors.items()):
-        h.update(f'{k} {v.dtype} {tuple(v.shape)}'.encode())
-        h.update(v.reshape(-1).view(torch.uint8).numpy())
-    return h.hexdigest()
-
-def save_tensors(path, # of the file, whose folder exists
-                 tensors:dict, # name → tensor
-                 about:dict): # anything that JSON can hold
-    "Write both into one safetensors file; whoever looks, whenever, sees the old file whole or the new file whole"
-    text,tensors = json.dumps(about),{k:v.detach().to('cpu', copy=True).contiguous() for k,v in tensors.items()}
-    _replace_file(path, [save_safetensors(tensors, dict(about=text, sha256=_checksum(tensors, text)))])
-
-# %% ../nbs/03_weight_decay.ipynb #4e97ced5
-def load_tensors(path, # of a file from `save_tensors`
-                )->tuple: # tensors by name; the dict
-    "Read it back, without pickle; raises `DamagedFileError` if a bit is not as it was written"
-    path = Path(path)
-    raw = path.read_bytes()
-    try:
-        meta = json.loads(raw[8:8+int.from_bytes(raw[:8], 'little')])['__metadata__']
-        tensors,text = load_safetensors(raw),meta['about']
-        if meta['sha256'] != _checksum(tensors, text): raise ValueError('its checksum differs')
-        return tensors,json.loads(text)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
-        raise DamagedFileError(f"{path.name} was cut short or changed since it was written, or is another kind of file ({type(e).__name__}: {' '.join(str(e).split())[:100]})") from e
-
-# %% ../nbs/03_weight_decay.ipynb #35536226
-def _plain(o): return re.sub(r' at 0x\w+', '', repr(o))   # without an address that is another in each process
-
-def _run_settings(learn, asked):
-    "All that decides how a run goes, as JSON holds it; `asked` is what only `fit` knows"
-    m,dl = get_model(learn.model),learn.dls.train
-    res = dict(asked, model=_plain(m), y_range=getattr(m, 'y_range', None), shapes={k:list(v.shape) for k,v in m.state_dict().items()}, bs=dl.bs, drop_last=dl.drop_last,
-               **{k:getattr(learn, k) for k in ('lr','wd','moms','wd_bn_bias','train_bn')}, loss_func=_plain(learn.loss_func), opt_func=_plain(learn.opt_func), metrics=[o.name for o in learn.metrics])
-    return json.loads(json.dumps(res, default=_plain))
-
-def _run_data(dls):
-    "Checksums of training rows, validation rows and ids"
-    rows = lambda dl: _checksum(dict(enumerate(o.cpu() for o in dl.tensors())), '')
-    ids = json.dumps({k:[repr(o.item() if isinstance(o, np.generic) else o) for o in v] for k,v in dls.classes.items()})
-    return {'training rows':rows(dls.train), 'validation rows':rows(dls.valid), 'ids':_checksum({}, ids)}
-
-# %% ../nbs/03_weight_decay.ipynb #fe801e97
-class CheckpointError(CollabError, ValueError):
-    "The checkpoint in a folder is not of this run: `differ` names what is not the same"
-    def __init__(self, msg, differ=()):
-        super().__init__(msg)
-        self.differ = list(differ)
-
-_FORMAT = 1
-
-def _read_checkpoint(file, run):
-    "What a checkpoint holds, if it is of the same `run`"
-    hint = f"To start anew, give another folder, or delete {file.name} in {file.parent.name}"
-    try: tensors,about = load_tensors(file)
-    except DamagedFileError as e: raise DamagedFileError(f"{e}. {hint}") from e
-    if about.get('format')!=_FORMAT: raise CheckpointError(f"{file.name} has format {about.get('format')}, of another version of collab_notes; this one reads format {_FORMAT}. {hint}", ['format'])
-    was,now = about['settings'],run['settings']
-    differ = [k for k in {**now, **was} if was.get(k)!=now.get(k)] + [k for k,v in run['data'].items() if about['data'].get(k)!=v]
-    if differ:
-        show = [f"{k} (there {was.get(k)}, here {now.get(k)})" if k in now and len(f'{was.get(k)}{now.get(k)}')<100 else k for k in differ]
-        raise CheckpointError(f"{file.parent.name} holds a run that differs in {', '.join(show)}. {hint}", differ)
-    return tensors,about
-
-# %% ../nbs/03_weight_decay.ipynb #ae21a23f
-def _get_random(dls):
-    "The state of everything that draws random numbers"
-    return dict(python=random.getstate(), numpy=[o.tolist() if isinstance(o, np.ndarray) else o for o in np.random.get_state()], torch=torch.get_rng_state().tolist(),
-                cuda=[o.tolist() for o in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [], loaders=[o.rng.getstate() for o in dls.loaders])
-
-def _set_random(dls, s):
-    python = lambda o: (o[0], tuple(o[1]), o[2])
-    random.setstate(python(s['python']))
-    np.random.set_state(s['numpy'])
-    torch.set_rng_state(torch.tensor(s['torch'], dtype=torch.uint8))
-    if s['cuda']: torch.cuda.set_rng_state_all([torch.tensor(o, dtype=torch.uint8) for o in s['cuda']])
-    for dl,o in zip(dls.loaders, s['loaders']): dl.rng.setstate(python(o))
-
-# %% ../nbs/03_weight_decay.ipynb #7ab068f3
-def _get_state(learn):
-    "Weights, Adam's averages, what the recorder and `KeepBest` hold: tensors, and a dict"
-    rec,best = learn.recorder,getattr(learn, 'keep_best', None)
-    named = dict(model=learn.model.state_dict(), best=(best and best.best_state) or {})
-    tensors = {f'{k}.{n}':v for k,o in named.items() for n,v in o.items()}
-    tensors |= {f'opt.{i}.{n}':v for i,o in learn.opt.state_dict()['state'].items() for n,v in o.items()}
-    tensors |= dict(losses=torch.stack(list(rec.losses)), smooth=rec.smooth_loss.val)
-    return tensors, dict(values=[list(o) for o in rec.values], lrs=rec.lrs, iters=rec.iters, count=rec.smooth_loss.count, hps=learn.param_scheduler.hps,
-                         best=best and [float(best.best), best.best_epoch], random=_get_random(learn.dls))
-
-def _part(tensors, name): return {k[len(name)+1:]:v for k,v in tensors.items() if k.startswith(name+'.')}
-
-def _set_state(learn, tensors, about):
-    "The opposite of `_get_state`, but for random numbers"
-    learn.model.load_state_dict(_part(tensors, 'model'))
-    opt,opt_state = learn.opt.state_dict(),{}
-    for k,v in _part(tensors, 'opt').items(): opt_state.setdefault(int(k.split('.')[0]), {})[k.split('.', 1)[1]] = v
-    learn.opt.load_state_dict({**opt, 'state':opt_state})
-    rec = learn.recorder
-    rec.values,rec.lrs,rec.iters,rec.losses = [L(o) for o in about['values']],about['lrs'],about['iters'],list(tensors['losses'].unbind())
-    rec.smooth_loss.val,rec.smooth_loss.count,rec.hps = tensors['smooth'],about['count'],about['hps']
-
-# %% ../nbs/03_weight_decay.ipynb #db71def9
-class _Save(Callback):
-    "Write a checkpoint after each epoch, and when training has ended; runs between `KeepBest` and `EarlyStoppingCallback`, which may end it"
-    order = KeepBest.order+1
-    def __init__(self, file, run): self.file,self.run_about = file,run
-    def _save(self, **kwargs):
-        tensors,about = _get_state(self.learn)
-        save_tensors(self.file, tensors, dict(format=_FORMAT, **self.run_about, **about, **kwargs))
-    def after_epoch(self): self._save(epoch=self.epoch+1, finished=False)
-    def after_fit(self): self._save(epoch=self.epoch+1, finished=True)
-
-class _Resume(Callback):
-    "Put a `Learner` into the state of a checkpoint, once all others are ready to start"
-    order = EarlyStoppingCallback.order+10
-    def __init__(self, saved): self.saved = saved
-    def before_fit(self):
-        (tensors,about),learn = self.saved,self.learn
-        _set_state(learn, *self.saved)
-        learn.epoch,learn.train_iter,learn.param_scheduler.hps = about['epoch']-1,len(about['lrs']),about['hps']
-        if getattr(getattr(learn, 'progress', None), 'mbar', None): learn.progress.mbar.update(0)   # a bar has to start at 0
-        for e,o in enumerate(about['values']): learn.logger([e, *o, 'before'])
-        if about['best']: learn.keep_best.best,learn.keep_best.best_epoch,learn.keep_best.best_state = *about['best'],_part(tensors, 'best') or None
-        _set_random(learn.dls, about['random'])
-        if hasattr(learn, 'early_stopping'): self._replay(learn.early_stopping)
-    def _replay(self, cb):
-        "Show an `EarlyStoppingCallback` what has been; it may find that training was over"
-        values = self.recorder.values
-        for i,_ in enumerate(values):
-            self.learn.epoch,self.recorder.values = i,values[:i+1]
-            cb.after_epoch()
-
-# %% ../nbs/03_weight_decay.ipynb #57aae614
-@contextmanager
-def _starting_at(learn, start):
-    "Have the next `fit` of `learn` start at epoch `start`: without events for those before, which fastai's `start_epoch` would send"
-    def _do_fit():
-        for epoch in range(start, learn.n_epoch):
-            learn.epoch = epoch
-            learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
-    learn._do_fit = _do_fit
-    try: yield
-    finally: del learn._do_fit
-
-def _fit_in_folder(learn, folder, asked):
-    "`fit_one_cycle` for `fit(..., checkpoint=folder)`"
-    folder.mkdir(parents=True, exist_ok=True)
-    file,run = folder/'checkpoint.safetensors',dict(settings=_run_settings(learn, asked), data=_run_data(learn.dls))
-    try:
-        with FileLock(folder/'.lock', timeout=0):
-            _sweep(file, age=0)   # we hold the lock, so whoever has left something is dead
-            saved = _read_checkpoint(file, run) if file.exists() else None
-            if saved and saved[1]['finished']: return _finished(learn, *saved)
-            cbs = [_Save(file, run)] + ([_Resume(saved)] if saved else [])
-            with learn.added_cbs(cbs), _starting_at(learn, saved[1]['epoch'] if saved else 0): learn.fit_one_cycle(asked['n_epoch'], learn.lr)
-    except Timeout: raise CheckpointError(f"Another process is training in {folder.name}: wait for it, or give another folder") from None
-
-def _finished(learn, tensors, about):
-    "A `Learner` as it was when training had ended"
-    learn.create_opt()
-    _set_state(learn, tensors, about)

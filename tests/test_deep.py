@@ -4,26 +4,19 @@ import pandas as pd
 import pytest
 import torch
 from fastai.collab import CollabDataLoaders, collab_learner
+from fastai.learner import Learner
+from fastai.losses import MSELossFlat
 
-from collab_notes.data import CollabError, MissingColumnError, RatingsDataLoaders, SettingError, UnseenIdError
+from collab_notes.core import LayeredNet, Surface, as_model, predict, predict_one
+from collab_notes.data import RatingsDataLoaders
 from collab_notes.deep import *
-from collab_notes.models import NotAFactorModelError, surface
+from collab_notes.errors import CollabError, MissingColumnError, SettingError, SideTableError, UnseenIdError
 from collab_notes.training import ratings_learner
-
-torch.set_num_threads(1)
-
-def ratings_of(n=300, seed=0, n_users=20, n_items=30):
-    rng = np.random.default_rng(seed)
-    pairs = rng.permutation(n_users*n_items)[:n]
-    u,i = pairs//n_items,pairs%n_items
-    return pd.DataFrame(dict(user=u, item=[f'i{o}' for o in i], rating=np.clip(3+np.where((u%2==0)==(i<15), 1.5, -1.5)+rng.normal(0, .4, n), 1, 5).round()))
+from conftest import ratings_of, same_weights, values, weights
 
 ratings = ratings_of()
 users = pd.DataFrame(dict(user=range(20), kind=['a','b']*10, age=np.arange(20)))
 items = pd.DataFrame(dict(item=[f'i{o}' for o in range(30)], tags=[['x'],['x','y']]*15, year=pd.array([1990,None,2000]*10, dtype='Int64')))
-
-@pytest.fixture
-def dls(): return RatingsDataLoaders.from_df(ratings, bs=32, seed=0)
 
 def quiet_fit(learn, n=2):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n)
@@ -45,43 +38,21 @@ def test_side_table_is_left_as_it_is():
     quiet_fit(hybrid_learner(ratings, users, items, seed=1), 1)
     pd.testing.assert_frame_equal(users, before[0]); pd.testing.assert_frame_equal(items, before[1])
 
-def test_order_and_index_of_a_side_table_do_not_matter(dls):
-    a = side_columns(users, 'user', dls.classes['user'])
-    b = side_columns(users.sample(frac=1, random_state=0), 'user', dls.classes['user'])
-    c = side_columns(users.set_index('user'), 'user', dls.classes['user'])
-    assert torch.equal(a.x, b.x) and torch.equal(a.x, c.x) and a.names == b.names == c.names == ['kind=a','kind=b','age']
-
-def test_extra_rows_do_not_matter(dls):
-    more = pd.concat([users, pd.DataFrame(dict(user=[99,100], kind=['z','z'], age=[1000,2000]))])
-    assert torch.equal(side_columns(users, 'user', dls.classes['user']).x, side_columns(more, 'user', dls.classes['user']).x)
-
-@pytest.mark.parametrize('table,err,says', [
-    (users.rename(columns=dict(user='id')), MissingColumnError, 'join by'), (users[5:], SideTableError, '5 of 20'), (users.assign(user=users.user.astype(str)), SideTableError, '20 of 20'),
-    (users[:0], SideTableError, '20 of 20'), (pd.concat([users, users[:1].assign(age=77)]), SideTableError, 'contradict'), (users.assign(age=np.inf), SideTableError, 'infinite'),
-    (users.assign(d=[{'a':1}]*20), SideTableError, 'dicts'), (users.assign(z=1j), SideTableError, 'z'),     (users.to_numpy(), TypeError, 'DataFrame'), (pd.concat([users, users[['age']]], axis=1), SideTableError, 'age')], ids=range(10))
-def test_bad_side_tables(table, err, says, dls):
-    with pytest.raises(err, match=says) as e: side_columns(table, 'user', dls.classes['user'])
-    assert isinstance(e.value, (CollabError, TypeError))
-
-def test_ids_at_fault_are_named(dls):
-    with pytest.raises(SideTableError) as e: side_columns(users[2:], 'user', dls.classes['user'])
-    assert e.value.ids == [0,1]
-    x = side_columns(users[2:], 'user', dls.classes['user'], absent='na')
-    assert 'age=#na#' in x.names and x.x[1:3,x.names.index('age=#na#')].tolist() == [1,1] and torch.isfinite(x.x).all()
-    with pytest.raises(SideTableError, match='20 of 20'): side_columns(users.assign(user=users.user+100), 'user', dls.classes['user'], absent='na')
-    with pytest.raises(SettingError, match='absent'): side_columns(users, 'user', dls.classes['user'], absent='skip')
-
-def test_odd_columns(dls):
-    odd = users.assign(const=1, none=None, nan=np.nan, b=[True,None]*10, when=pd.date_range('2020', periods=20), cat=pd.Categorical(['p|q','r']*10), name=[f'n{o}' for o in range(20)], mixed=[1,'a']*10, took=pd.Timedelta('1h')*users.age)
-    s = side_columns(odd, 'user', dls.classes['user'])
-    assert s.left_out == ['const','none','nan','name'] and torch.isfinite(s.x).all() and len(s.names) == s.x.shape[1]
-    assert {'b=True','b=#na#','when','took','cat=p|q','mixed=1','mixed=a'} <= set(s.names)
+def test_columns_and_what_is_left_out(dls):
+    odd = users.assign(const=1, name=[f'n{o}' for o in range(20)], b=[True,None]*10)
     learn = quiet_fit(hybrid_learner(dls, odd, items, seed=0))
-    assert np.isfinite(learn.recorder.values[-1][1])
+    assert np.isfinite(learn.recorder.values[-1][1]) and learn.model.columns['user'] == ['kind=a','kind=b','age','b=#na#','b=True']
+    assert learn.model.left_out == dict(user=dict(const='the same for everyone', name='different for everyone'), item={})
 
-def test_table_with_ids_only_is_no_table(dls):
-    a,b = (quiet_fit(hybrid_learner(dls, t, seed=0)).model for t in (users[['user']], None))
-    assert torch.equal(a.user_factors, b.user_factors)
+def test_bad_side_tables(dls):
+    for bad,err,says in ((users[5:], SideTableError, '5 of 20'), (users.drop(columns='user'), MissingColumnError, 'join by'), (users[['user']], SideTableError, 'ids only'), (users.to_numpy(), SideTableError, 'DataFrame')):
+        with pytest.raises(err, match=says): hybrid_learner(dls, bad)
+    assert quiet_fit(hybrid_learner(dls, users[5:], absent='na'), 1).model.user_x.shape == (21,5)
+    with pytest.raises(SettingError, match='valid_pct: settings for a ratings table'): hybrid_learner(dls, valid_pct=0.1)
+
+def test_loaders_do_as_well_as_a_table(dls):
+    a,b = (quiet_fit(hybrid_learner(o, users, items, seed=0, **kw), 1) for o,kw in ((dls,{}), (ratings,{})))
+    assert same_weights(weights(a.model), weights(b.model))
 
 @pytest.mark.parametrize('layers', [None, [8], [8,4]], ids=str)
 def test_hybrid_learns_and_saves(layers, dls, tmp_path):
@@ -92,9 +63,9 @@ def test_hybrid_learns_and_saves(layers, dls, tmp_path):
     other.load_state_dict(torch.load(tmp_path/'m.pth', weights_only=True))
     x = dls.valid.tensors()[0].long()
     with torch.no_grad(): assert torch.equal(other.eval()(x), learn.model.eval()(x))
-    if layers:
-        with pytest.raises(NotAFactorModelError): surface(learn)
-    else: assert torch.allclose(surface(learn).predict(*x.unbind(1)), learn.model(x).detach(), atol=1e-5)
+    m = as_model(learn)
+    assert isinstance(m, LayeredNet if layers else Surface)
+    assert torch.allclose(m.pair_scores(*x.unbind(1)), learn.model(x).detach(), atol=1e-5)
 
 def test_every_parameter_is_in_one_group(dls):
     m = hybrid_learner(dls, users, items, layers=[4]).model
@@ -109,28 +80,66 @@ def test_seed_leaves_global_state(dls):
     torch.manual_seed(3); a = torch.rand(1)
     torch.manual_seed(3); hybrid_learner(dls, users, items, layers=[4], seed=1); assert torch.equal(torch.rand(1), a)
 
-def learners():
-    dls,stock = RatingsDataLoaders.from_df(ratings, bs=32, seed=0),CollabDataLoaders.from_df(ratings, seed=0, bs=32)
-    yield 'hybrid', hybrid_learner(dls, users, items, layers=[4], seed=0)
+def learners(df, **kw):
+    "Each kind of learner that this library makes or wraps, not trained"
+    torch.manual_seed(0)
+    dls,stock = RatingsDataLoaders.from_df(df, bs=32, seed=0, **kw),CollabDataLoaders.from_df(df, seed=0, bs=32)
+    yield 'hybrid', hybrid_learner(dls, users, items, seed=0)
+    yield 'hybrid net', hybrid_learner(dls, users, items, layers=[4], seed=0)
     yield 'nn', nn_learner(dls)
+    yield 'CollabNN', Learner(dls, CollabNN.from_dls(dls), loss_func=MSELossFlat(), lr=0.03)
     yield 'ours', ratings_learner(dls)
-    yield 'stock', collab_learner(stock, y_range=(0,5.5))
-    yield 'stock nn', collab_learner(stock, use_nn=True, y_range=(0,5.5))
+    yield 'ensemble', ratings_learner(dls, n_models=3)
+    yield 'stock', collab_learner(stock, y_range=(0,5.5), lr=0.03)
+    yield 'stock nn', collab_learner(stock, use_nn=True, y_range=(0,5.5), lr=0.03)
 
-@pytest.mark.parametrize('name,learn', [pytest.param(*o, id=o[0]) for o in learners()])
+def each_learner(df, **kw): return pytest.mark.parametrize('name,learn', [pytest.param(*o, id=o[0]) for o in learners(df, **kw)])
+
+@each_learner(ratings)
 def test_predict(name, learn):
     quiet_fit(learn, 1)
-    was = [list(o) for o in learn.recorder.values]
+    was = values(learn)
     learn.model.train()
     pairs = pd.DataFrame(dict(item=['i3','i4','i3'], user=[5,5,7], x=1), index=[9,9,2])
-    out = predict_pairs(learn, pairs)
+    out = predict(learn, pairs)
     assert list(out.index) == [9,9,2] and list(out) == ['item','user','x','prediction'] and list(pairs) == ['item','user','x']
     for u,i,p in zip(pairs.user, pairs.item, out.prediction): assert abs(predict_one(learn, u, i)-p) < 1e-5
-    assert learn.model.training and [list(o) for o in learn.recorder.values] == was
+    assert learn.model.training and values(learn) == was
     with pytest.raises(UnseenIdError, match='55'): predict_one(learn, 55, 'i3')
     with pytest.raises(UnseenIdError, match='5'): predict_one(learn, '5', 'i3')
     assert np.isfinite(predict_one(learn, 55, 'i3', unseen='na'))
     quiet_fit(learn, 1)
+
+high = ratings.assign(rating=(ratings.rating/2+2.5))   # from 3 to 5, far from the middle of the range, and user 19 is for validation only
+late = (high.user==19).to_numpy()
+
+@each_learner(high, splits=(np.flatnonzero(~late), np.flatnonzero(late)))
+def test_somebody_unknown_is_near_the_mean(name, learn):
+    quiet_fit(learn, 12)
+    m = as_model(learn)
+    rows = torch.arange(1, m.vocab.n_users-1)
+    of = lambda u,i: m.scores(torch.as_tensor(u), torch.as_tensor(i)).mean().item()
+    mean,every = of(rows, range(1, m.vocab.n_items)),range(1, m.vocab.n_items)
+    assert abs(mean-high.rating.mean()) < 0.3
+    assert abs(of([0], every)-mean) < 0.15                      # a stranger
+    assert abs(of([m.vocab.row(19, False)], every)-mean) < 0.2   # a user without training ratings
+    assert abs(of(rows, [0])-mean) < 0.15                       # an unknown item
+    assert abs(predict_one(learn, 'nobody', 'nothing', unseen='na')-mean) < 0.5
+
+@pytest.mark.parametrize('layers', [None, [4], 'nn'], ids=str)
+def test_our_learners_fill_their_own_rows(layers):
+    "What is not known is the mean of what is, in the model itself: embeddings, and columns of facts"
+    dls = RatingsDataLoaders.from_df(high, seed=0, splits=(np.flatnonzero(~late), np.flatnonzero(late)))
+    learn = quiet_fit(nn_learner(dls) if layers=='nn' else hybrid_learner(dls, users, items, layers=layers, seed=0))
+    m = getattr(learn.model, 'dot', learn.model)
+    tables = [o.weight for o in m.embeds] if layers=='nn' else [o.weight for o in (m.user_emb, m.item_emb, m.user_bias_emb, m.item_bias_emb)]
+    for k,t in enumerate(tables):
+        rated = torch.arange(1, 31 if k%2 else 20)
+        assert torch.allclose(t[0], t[rated].mean(0), atol=1e-6) and t[0].abs().sum()>0
+        if k%2==0: assert torch.allclose(t[20], t[0], atol=1e-6)   # user 19, who has no training ratings
+    if layers=='nn': return
+    for x,n in ((m.user_x,20),(m.item_x,31)): assert torch.allclose(x[0], x[1:n].mean(0), atol=1e-6) and x[0].abs().sum()>0
+    assert not torch.allclose(m.user_x[20], m.user_x[0])   # but facts about user 19 are known
 
 def test_who_rated_what_sees_training_rows_only(dls):
     by_user,by_item = who_rated_what(dls)

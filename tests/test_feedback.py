@@ -1,4 +1,4 @@
-"""Feedback loops (second half of `coldstart`): the Gini coefficient and its companions against brute force, copies, lists compared, policies, the simulated loop, bad input."""
+"""Feedback loops: the Gini coefficient and its companions against brute force, copies, lists compared, policies, the simulated loop, bad input."""
 from functools import partial
 
 import numpy as np
@@ -7,20 +7,15 @@ import pytest
 import torch
 from hypothesis import assume, given, settings, strategies as st
 
-from collab_notes.coldstart import (LoopState, Truth, clone_users, concentration, discount_popularity, gini, group_shelves, list_agreement,
-                                    show_best, show_discounted, show_exploring, show_guarded, show_popular, show_random, simulate_loop)
-from collab_notes.data import CollabError, EmptyRatingsError, MissingColumnError, NullIdError, SettingError, UnseenIdError
-from collab_notes.models import Surface
+from collab_notes.feedback import (LoopState, Truth, clone_users, concentration, discount_popularity, gini, group_shelves, list_agreement,
+                                   show_best, show_discounted, show_exploring, show_guarded, show_popular, show_random, simulate_loop)
+from collab_notes.errors import CollabError, EmptyRatingsError, MissingColumnError, NullIdError, SettingError, UnseenIdError
+from conftest import surface_of
 
-torch.set_num_threads(1)
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 counts = st.lists(st.integers(0, 10**6), min_size=1, max_size=40).filter(any)
 
-def made_surface(n_users=30, n_items=40, k=3, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    r = lambda *size: torch.randn(*size, generator=g)
-    return Surface(r(n_users+1, k)*0.3, r(n_items+1, k)*0.3, r(n_users+1)*0.3, r(n_items+1)*0.5,
-                   dict(user=('#na#', *range(1, n_users+1)), item=('#na#', *range(1, n_items+1))), (0, 5.5))
+made_surface = partial(surface_of, 30, 40, sd=(.3, .3, .3, .5))
 
 def start(n_users=30, n_items=40, each=5, seed=0):
     rng = np.random.default_rng(seed)
@@ -162,7 +157,7 @@ policies = dict(best=show_best, random=show_random, popular=show_popular, explor
 @pytest.mark.parametrize('n', [1, 3, 10, 38, 60])
 @pytest.mark.parametrize('name', policies)
 def test_nothing_rated_and_nothing_twice(state, name, n):
-    k = dict(k=1) if name in ('exploring', 'guarded') and n < 3 else {}
+    k = {dict(exploring='n_random', guarded='n_own').get(name): 1} if name in ('exploring', 'guarded') and n < 3 else {}
     shown = policies[name](state, n, **k)
     assert shown.shape == (30, n) and shown.dtype == torch.long
     rated = {u: set(state.pairs[state.pairs[:, 0] == u, 1].tolist()) for u in range(1, 31)}
@@ -177,17 +172,17 @@ def test_policies_leave_the_state_alone(state):
 
 def test_what_the_policies_promise(state):
     best = show_best(state, 10)
-    assert torch.equal(show_exploring(state, 10, k=2)[:, [0, 1, 2, 3]], best[:, :4]) and (show_exploring(state, 10)[:, 4] != best[:, 4]).any()
+    assert torch.equal(show_exploring(state, 10, n_random=2)[:, [0, 1, 2, 3]], best[:, :4]) and (show_exploring(state, 10)[:, 4] != best[:, 4]).any()
     assert torch.equal(show_discounted(state, 10, strength=0), best)
     seldom, plain = (concentration(o, 40, state.counts[1:]).popularity['all'] for o in (show_discounted(state, 10, strength=1), best))
     assert seldom < plain < concentration(show_popular(state, 10), 40, state.counts[1:]).popularity['all']
     shelf = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8])
-    shown = show_guarded(state, 10, ['a']*30, {'a': shelf}, k=3)
+    shown = show_guarded(state, 10, ['a']*30, {'a': shelf}, n_own=3)
     assert (torch.isin(shown, shelf).sum(1) >= 3).all()
     with pytest.raises(SettingError, match='places'): show_guarded(state, 2, ['a']*30, {'a': shelf})
     with pytest.raises(SettingError, match="group 'b'"): show_guarded(state, 5, ['a', 'b', 'b']*10, {'a': shelf})
     with pytest.raises(SettingError, match='one for each of the 30'): show_guarded(state, 5, 'gender', {'a': shelf})
-    with pytest.raises(SettingError, match='k=0'): show_exploring(state, 5, k=0)
+    with pytest.raises(SettingError, match='n_random=0'): show_exploring(state, 5, n_random=0)
 
 def test_discount(state):
     s = state.model
@@ -214,7 +209,7 @@ def test_shelves_of_nobody():
 def test_truth_is_the_models_word_plus_noise():
     s = made_surface()
     plain = Truth(s, taste=1, pair_sd=0, rating_sd=0)
-    assert torch.allclose(plain.utility[3, 5], s.predict(3, 5)) and (plain.n_users, plain.n_items) == (30, 40)
+    assert torch.allclose(plain.utility[3, 5], s.pair_scores(3, 5)) and (plain.n_users, plain.n_items) == (30, 40)
     assert torch.equal(Truth(s, seed=3).utility, Truth(s, seed=3).utility) and not torch.equal(Truth(s, seed=3).utility, Truth(s, seed=4).utility)
     rated = Truth(s, rating_sd=5).rate(start(), torch.Generator().manual_seed(0))
     assert set(rated.tolist()) == {1, 2, 3, 4, 5}

@@ -1,7 +1,6 @@
 """What models, their surface and training promise beyond what notebooks 01 to 03 show: nothing is changed behind one's back, the same seed gives
 the same numbers anywhere, odd input is told in our words."""
-import copy, multiprocessing, pickle, random
-from functools import partial
+import copy, pickle, random
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from collab_notes.core import LayeredNet, as_model
 from collab_notes.data import *
-from collab_notes.latent import ShapeError, autograd_gradients, baseline_losses, damped_means, dot, init_factors, learn_factors, mf_gradients, predict_ratings
+from collab_notes.errors import CollabError, NotAModelError, NullIdError, RatingRangeError, SettingError, ShapeError, UnseenIdError, UnsupportedError
+from collab_notes.latent import autograd_gradients, baseline_losses, damped_means, dot, init_factors, learn_factors, mf_gradients, predict_ratings
 from collab_notes.models import *
 from collab_notes.training import even_batch, fit, ratings_learner
-from synthetic import ratings_of
+from conftest import LIMIT, ratings_of, same_weights, values, weights
 
-torch.set_num_threads(1)
-quick = partial(settings, deadline=None, derandomize=True, database=None)
 four = 'user_factors','item_factors','user_bias','item_bias'
 each_model = pytest.mark.parametrize('M', [DotProduct, DotProductBias, DotProductBiasParams])
 
-@pytest.fixture
-def dls(): return RatingsDataLoaders.from_df(ratings_of(), bs=32, seed=0)
-
 def rng_states(): return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-def values(learn): return [list(o) for o in learn.recorder.values]
-def weights(model): return {k:v.detach().clone() for k,v in model.state_dict().items()}
-def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 # models
 
@@ -56,7 +49,7 @@ def test_a_range_that_ratings_leave(M, dls):
     with pytest.raises(RatingRangeError): M.from_dls(dls, 3, y_range=(1.5,6))
 
 @each_model
-@quick(max_examples=25)
+@settings(max_examples=25)
 @given(n_users=st.integers(1,8), n_items=st.integers(1,8), k=st.integers(1,5), y_range=st.sampled_from([None,(0,5.5),(-1,1)]), data=st.data())
 def test_models_are_the_formula(M, n_users, n_items, k, y_range, data):
     "Whatever the sizes and numbers; a row at a time as all at once; and `Surface` predicts the same."
@@ -70,7 +63,7 @@ def test_models_are_the_formula(M, n_users, n_items, k, y_range, data):
     if y_range: want = torch.sigmoid(want)*(y_range[1]-y_range[0]) + y_range[0]
     with torch.no_grad(): got,single = model(x),torch.cat([model(o[None]) for o in x])
     assert torch.allclose(got, want, atol=1e-5) and torch.allclose(single, got, atol=1e-5)
-    assert torch.allclose(surface(model).predict(u, i), got, atol=1e-5)
+    assert torch.allclose(as_model(model).pair_scores(u, i), got, atol=1e-5)
 
 @each_model
 def test_what_a_learner_has_trained_can_be_pickled(M, dls):
@@ -91,18 +84,18 @@ def test_surface_looks_and_does_not_touch(dls, make, training):
     next(iter(model.parameters())).requires_grad_(False)
     nxt = learn.dls.train.rng.getstate()
     before = weights(model),[p.requires_grad for p in model.parameters()],[p.device for p in model.parameters()],[p.data_ptr() for p in model.parameters()],rng_states()
-    s = surface(learn)
-    assert same(weights(model), before[0])
+    s = as_model(learn)
+    assert same_weights(weights(model), before[0])
     assert ([p.requires_grad for p in model.parameters()],[p.device for p in model.parameters()],[p.data_ptr() for p in model.parameters()],rng_states()) == before[1:]
     assert all(m.training==training for m in model.modules()) and learn.dls.train.rng.getstate()==nxt
     x = dls.train.tensors()[0].long()
-    with torch.no_grad(): assert torch.allclose(s.predict(x[:,0], x[:,1]), model(x).flatten(), atol=1e-5)
+    with torch.no_grad(): assert torch.allclose(s.pair_scores(x[:,0], x[:,1]), model(x).flatten(), atol=1e-5)
     for n in four:
         assert not getattr(s, n).requires_grad
         getattr(s, n).fill_(9)
-    assert same(weights(model), before[0])
+    assert same_weights(weights(model), before[0])
     assert list(s.classes.values()) == [tuple(o) for o in dls.classes.values()]
-    assert surface(s) is s
+    assert as_model(s) is s
 
 def test_surface_of_the_same_numbers_is_the_same(dls):
     "fastai's model, ours, and ours on parameters"
@@ -111,38 +104,52 @@ def test_surface_of_the_same_numbers_is_the_same(dls):
     for layer,n in zip((theirs.u_weight, theirs.i_weight, theirs.u_bias, theirs.i_bias), four): layer.weight.data.copy_(getattr(ours, n).detach().view_as(layer.weight))
     params = DotProductBiasParams.from_dls(dls, 4)
     for n in four: getattr(params, n).data.copy_(getattr(ours, n).detach())
-    a,b,c = surface(ours),surface(Learner(dls, theirs, loss_func=MSELossFlat())),surface(params)
+    a,b,c = as_model(ours, dls),as_model(Learner(dls, theirs, loss_func=MSELossFlat())),as_model(params, dls)
     for n in four: assert torch.equal(getattr(a,n), getattr(b,n)) and torch.equal(getattr(a,n), getattr(c,n))
     assert a.classes == b.classes == c.classes and a.y_range == b.y_range == c.y_range == (0,5.5)
 
-def test_surface_of_what_has_no_factors(dls):
+def test_what_has_no_factors(dls):
     net = collab_learner(dls, use_nn=True, layers=[5], y_range=(0,5.5))
-    for o in (net, net.model, nn.Linear(3,2), nn.Sequential(), None, 'model.pkl'):
-        with pytest.raises(NotAFactorModelError): surface(o)
-    with pytest.raises(NotAFactorModelError, match='from_dls'): surface(DotProductBias(5,6,3))
+    for o in (net, as_model(net)):
+        m = as_model(o)
+        assert type(m)==LayeredNet and m.pair_scores([1,2],[3,4]).shape==(2,)
+        for f in (m.factors, m.biases):
+            with pytest.raises(UnsupportedError): f()
+    for o in (nn.Linear(3,2), nn.Sequential(), None, 3):
+        with pytest.raises(NotAModelError): as_model(o)
+    with pytest.raises(NotAModelError, match='from_dls'): as_model(DotProductBias(5,6,3))
     model = DotProductBias.from_dls(dls, 3)
     model.classes = dict(user=['#na#',1], item=['#na#',2])
-    with pytest.raises(NotAFactorModelError, match='same data'): surface(model)
+    with pytest.raises(NotAModelError, match='same data'): as_model(model)
+
+def test_whose_names_a_surface_has(dls):
+    "The model's own, or those of the Learner's loaders; fastai's models may have the columns the other way round"
+    m = DotProductBias(*(len(o) for o in dls.classes.values()), 3)
+    assert as_model(Learner(dls, m, loss_func=MSELossFlat())).item_name=='item' and m.classes is None
+    wrapped = nn.DataParallel(DotProductBias.from_dls(dls, 3))
+    assert as_model(wrapped).user_factors.shape==(len(dls.classes['user']),3)
+    swap = as_model(EmbeddingDotBias.from_classes(3, dls.classes, user='item', item='user'))
+    assert swap.user_name=='item' and swap.item_factors.shape==(len(dls.classes['user']),3)
 
 def test_codes_and_predict(dls):
-    s = surface(DotProductBias.from_dls(dls, 3))
+    s = as_model(DotProductBias.from_dls(dls, 3))
     for is_item in (True, False):
         c = s.classes[s.item_name if is_item else s.user_name]
-        assert s.codes(c, is_item=is_item).tolist() == list(range(len(c)))
-        assert s.codes(pd.Series(c[1:4]), is_item=is_item).tolist() == s.codes(np.array(c[1:4]), is_item=is_item).tolist() == [1,2,3]
-    assert s.codes('i7').shape == (1,) and s.codes([]).shape == (0,)
-    for bad,rows in (['i1','nope',None], [1,2]), ('5', [0]):
-        with pytest.raises(UnseenIdError) as e: s.codes(bad)
+        assert s.vocab.rows(c[1:], is_item=is_item).tolist() == list(range(1, len(c)))
+        assert s.vocab.rows(pd.Series(c[1:4]), is_item=is_item).tolist() == s.vocab.rows(np.array(c[1:4]), is_item=is_item).tolist() == [1,2,3]
+    assert s.vocab.rows('i7').shape == (1,) and s.vocab.rows([]).shape == (0,)
+    for bad,rows,error in (['i1','nope',None], [1,2], UnseenIdError), ('5', [0], UnseenIdError), ([None], [0], NullIdError):
+        with pytest.raises(error) as e: s.vocab.rows(bad)
         assert (e.value.column, e.value.rows) == ('item', rows)
-    with pytest.raises(UnseenIdError): s.codes('5', is_item=False)   # ids of users are numbers: '5' is not 5
-    assert s.predict(torch.arange(3)[:,None], torch.arange(4)[None]).shape == (3,4)
+    with pytest.raises(UnseenIdError): s.vocab.rows('5', is_item=False)   # ids of users are numbers: '5' is not 5
+    assert s.pair_scores(torch.arange(3)[:,None], torch.arange(4)[None]).shape == (3,4)
     for u,i in ([-1],[0]), ([0],[-1]), ([999],[0]), ([0],[999]):
-        with pytest.raises(IndexError): s.predict(u, i)
+        with pytest.raises(IndexError): s.pair_scores(u, i)
     assert pickle.loads(pickle.dumps(s)).classes == s.classes
 
 # by hand
 
-@quick(max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1,5), st.integers(1,5), st.integers(1,4), st.integers(1,12), st.integers(0,2**31))
 def test_gradients_by_formula_and_by_autograd(n_users, n_items, k, n, seed):
     g = torch.Generator().manual_seed(seed)
@@ -159,7 +166,7 @@ def test_shapes_that_do_not_go_together():
               lambda: predict_ratings(a, b, torch.tensor([0]), torch.tensor([-1])), lambda: mf_gradients(a, b, torch.tensor([0]), torch.tensor([0]), torch.tensor([[3.]])), lambda: init_factors(0, 1)):
         with pytest.raises(ShapeError): f()
 
-@quick(max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0,4), st.integers(0,4), st.integers(1,5)), min_size=1, max_size=30), st.sampled_from([0,1.5,5,1e6]))
 def test_damped_means_by_hand(rows, damping):
     u,i,y = (np.array(o) for o in zip(*rows))
@@ -172,8 +179,9 @@ def test_baselines_of_a_table_and_of_its_loaders_agree(dls):
     df = ratings_of()
     a,b = baseline_losses(dls),baseline_losses(df, random_split(df, seed=0))
     pd.testing.assert_frame_equal(a, b, rtol=1e-5)
-    for f in (lambda: baseline_losses(df), lambda: baseline_losses(dls, random_split(df)), lambda: baseline_losses(CollabDataLoaders.from_df(df, bs=16))):
-        with pytest.raises(TypeError): f()
+    for f in (lambda: baseline_losses(df), lambda: baseline_losses(dls, random_split(df))):
+        with pytest.raises(SettingError): f()
+    assert np.isfinite(baseline_losses(CollabDataLoaders.from_df(df, bs=16))).all(axis=None)   # fastai's own loaders
 
 def test_learning_by_hand_leaves_the_loaders_alone(dls):
     state,states = dls.train.rng.getstate(),rng_states()
@@ -183,30 +191,28 @@ def test_learning_by_hand_leaves_the_loaders_alone(dls):
 # training
 
 trained_elsewhere = '''
-import numpy as np, sys, torch
-sys.path.insert(0, {here!r})
+import sys, torch
+sys.path.insert(0, here)
 torch.set_num_threads(1)
-from test_models import *
-learn = fit(RatingsDataLoaders.from_df(ratings_of(), bs=32, seed=0), 2, seed=7, progress=False)
-torch.save(dict(weights=weights(learn.model), values=values(learn)), {out!r})
+from collab_notes.training import fit
+from conftest import loaders_of, values, weights
+learn = fit(loaders_of(), 2, seed=7, progress=False)
+torch.save(dict(weights=weights(learn.model), values=values(learn)), out)
 '''
 
-def test_the_same_seed_gives_the_same_model_in_any_process(dls, tmp_path):
-    ctx = multiprocessing.get_context('forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn')
-    ctx.set_forkserver_preload(['collab_notes.training', 'collab_notes.latent', 'torch._dynamo', 'matplotlib.backends.backend_agg'])
-    ps = [ctx.Process(target=exec, args=(trained_elsewhere.format(here=str(Path(__file__).parent), out=str(tmp_path/f'{i}.pt')), {})) for i in range(2)]
-    for p in ps: p.start()
-    for p in ps: p.join(120)
+def test_the_same_seed_gives_the_same_model_in_any_process(dls, tmp_path, start):
+    ps = [start(trained_elsewhere, here=str(Path(__file__).parent), out=str(tmp_path/f'{i}.pt')) for i in range(2)]
+    for p in ps: p.join(LIMIT)
     assert [p.exitcode for p in ps] == [0,0]
     a,b = (torch.load(tmp_path/f'{i}.pt') for i in range(2))
     random.seed(1); np.random.seed(2); torch.manual_seed(3)
     here = fit(dls, 2, seed=7, progress=False)
-    assert same(a['weights'], b['weights']) and a['values']==b['values']
+    assert same_weights(a['weights'], b['weights']) and a['values']==b['values']
     far = max((v-a['weights'][k]).abs().max().item() for k,v in weights(here.model).items())
     assert far < 1e-6
-    assert same(weights(here.model), weights(fit(dls, 2, seed=7, progress=False).model))
-    assert not same(weights(here.model), weights(fit(dls, 2, seed=8, progress=False).model))
-    assert not same(weights(fit(dls, 1, progress=False).model), weights(fit(dls, 1, progress=False).model))
+    assert same_weights(weights(here.model), weights(fit(dls, 2, seed=7, progress=False).model))
+    assert not same_weights(weights(here.model), weights(fit(dls, 2, seed=8, progress=False).model))
+    assert not same_weights(weights(fit(dls, 1, progress=False).model), weights(fit(dls, 1, progress=False).model))
 
 def test_fit_leaves_everything_else_as_it_was(dls):
     class Counter(Callback):
@@ -226,7 +232,7 @@ def test_the_result_has_the_surface_and_learns(dls):
     learn = fit(dls, 15, seed=1, progress=False, n_factors=5)
     loss = values(learn)[-1][1]   # (`validate` starts the record anew)
     assert loss < 0.6*baseline_losses(dls).loc['user + item means','valid MSE']
-    s = surface(learn)
+    s = as_model(learn)
     assert all(torch.equal(getattr(s, n), getattr(learn.model, n).detach()) for n in four)
     with learn.no_bar(): assert np.isclose(learn.validate()[0], loss, atol=1e-5)
 
@@ -250,7 +256,7 @@ def test_tables_of_any_size(n, kw):
     learn = fit(dls, 1, seed=0, progress=False, y_range=(0,5.5), **kw)
     assert np.isfinite(values(learn)).all() and sum(len(y) for _,y in learn.dls.train)==n
 
-@quick(max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(1, 3_000_000))
 def test_even_batch(n):
     bs = even_batch(n)
@@ -275,10 +281,10 @@ def test_what_fit_refuses(dls):
     with pytest.raises(SettingError, match='bs'): fit(dls, 1, progress=False, bs=0)
     with pytest.raises(SettingError, match='n_factors'): fit(dls, 1, progress=False, n_factors=0)
     with pytest.raises(RatingRangeError): fit(dls, 1, progress=False, y_range=(0,3))
-    with pytest.raises(TypeError, match='RatingsDataLoaders'): fit(CollabDataLoaders.from_df(ratings_of(), bs=16), 1, progress=False)
+    with pytest.raises(SettingError, match='RatingsDataLoaders'): fit(CollabDataLoaders.from_df(ratings_of(), bs=16), 1, progress=False)
 
 def test_a_model_and_callbacks_of_your_own(dls, tmp_path):
     model = DotProductBiasParams.from_dls(dls, 3)
     start = weights(copy.deepcopy(model))
     learn = fit(dls, 2, model=model, progress=False, cbs=[SaveModelCallback(fname='best', with_opt=False)], path=tmp_path)
-    assert learn.model is model and not same(weights(model), start) and (tmp_path/'models/best.pth').exists()
+    assert learn.model is model and not same_weights(weights(model), start) and (tmp_path/'models/best.pth').exists()

@@ -3,17 +3,23 @@ repository that must not be there."""
 import ast, json, re, shutil, subprocess, sys, tarfile, zipfile
 from configparser import ConfigParser
 from email import message_from_string
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from pyflakes.checker import Checker
 
+from conftest import LIMIT
+
 root = Path(__file__).resolve().parents[1]
 notebooks = sorted(o for o in (root/'nbs').rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(root).parts))
 chapters = [o for o in notebooks if o.name != 'index.ipynb']
 modules = sorted(o for o in (root/'collab_notes').glob('*.py') if o.name[0] != '_')
-expected = 'index 00_data 01_latent_factors 02_from_scratch 03_weight_decay 04_interpretation 05_bootstrap 06_deep 07_bayes 08_recommend 09_cli answers'.split()
+expected = ('index answers 00_data 01_latent_factors 02_from_scratch 03_weight_decay 04_interpretation 05_bootstrap 06_deep '
+            '07_lists 08_ranking 09_bayes 10_feedback 11_reasons '
+            'checkpoint cli console core errors files matrix movielens newcomers plots posterior protocol rowfit sampler side '
+            'tables topn vocab').split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)
 _cfg.read(root/'settings.ini', encoding='utf-8')
@@ -25,7 +31,7 @@ each_module = pytest.mark.parametrize('path', modules, ids=lambda o: o.stem)
 
 def run(*args, cwd, code=0):
     "Run Python with `args` in `cwd`; what it printed, after checking that it ended with `code`."
-    res = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+    res = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL)
     assert res.returncode == code, res.stdout + res.stderr
     return res.stdout
 
@@ -61,9 +67,7 @@ def contents(path):
             res += [text(v) for k,v in o.get('data', {}).items() if not k.startswith('image/') and isinstance(v, (str, list))]
     return '\n'.join(res)
 
-exercised = [o for o in chapters if o.stem[:2] in ('00','01','02','03','04','05','06','07','08')]
-
-@pytest.mark.parametrize('path', exercised, ids=lambda o: o.stem)
+@pytest.mark.parametrize('path', [o for o in chapters if o.stem[0].isdigit()], ids=lambda o: o.stem)
 def test_checks_of_exercises_are_run_on_a_solution(path):
     "A check that a reader runs on an exercise stands, line for line, in a cell that runs a reference solution through it."
     checks = [text(c['source']) for c in cells(path, 'code') if directives(c).get('eval') == 'false']
@@ -185,12 +189,41 @@ def test_imports_only_what_pip_install_brings(path):
 def default_exp(path):
     return next((d['default_exp'] for c in cells(path, 'code') if 'default_exp' in (d := directives(c))), None)
 
+def ours(names): return {o.split('.')[1] for o in names if o.startswith('collab_notes.')} - {''}
+
+serve_people = {'cli','console','matrix'}   # and so may import anything
+
 def test_modules_import_only_those_before_them():
-    order = {m:i for i,o in enumerate(chapters) if (m := default_exp(o))}
-    assert set(order) == {o.stem for o in modules}
+    "A library module imports library modules, a chapter's module these and those of chapters that the reader has met."
+    home = {m:o for o in chapters if (m := default_exp(o))}
+    assert set(home) == {o.stem for o in modules}
+    library = {m for m,o in home.items() if o.parent.name == 'library'}
     for o in modules:
-        used = {i.split('.')[1] for i in imported(o) if i.startswith('collab_notes.')}
-        assert [u for u in used if order[u] >= order[o.stem]] == [], f'{o.name} imports a module that the reader meets later'
+        before = set() if o.stem in library else {m for m in home.keys()-library if home[m].stem < home[o.stem].stem}
+        if o.stem not in serve_people: assert ours(imported(o)) - (library-serve_people) - before == set(), f'{o.name} imports a module that the reader meets later'
+
+def test_modules_do_not_go_round_in_circles():
+    "Whichever is imported first (what a function imports, when it is called, doesn't count)."
+    def at_top(o): return ours(f'collab_notes.{a.module}' if a.level else a.module for a in ast.parse(o.read_text(encoding='utf-8')).body if isinstance(a, ast.ImportFrom) and a.module)
+    assert {o.stem for o in modules} <= set(TopologicalSorter({o.stem:at_top(o) for o in modules}).static_order())   # raises `CycleError`
+
+@each_module
+def test_a_module_is_a_page_or_ten(path):
+    "About 450 lines at most, one block of imports at its top, and no private name of another module."
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    assert len(path.read_text(encoding='utf-8').splitlines()) <= 460
+    taken = [a.name for o in ast.walk(tree) if isinstance(o, ast.ImportFrom) and (o.level or 'collab_notes' in o.module) for a in o.names]
+    assert [o for o in taken if re.match('_[a-z]', o)] == []
+    kinds = [isinstance(o, (ast.Import, ast.ImportFrom)) for o in tree.body if not isinstance(o, (ast.Expr, ast.Assign))]
+    assert not any(kinds[kinds.index(False):]), 'a second block of imports'
+
+@each_module
+def test_no_local_hides_a_public_name(path):
+    "A local `why` in the module that defines `why` makes a reader, and the next change, go wrong."
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    public = {e.value for o in tree.body if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__' for e in o.value.elts}
+    inside = [n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)]
+    assert sorted({n.id for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} & public) == []
 
 # modules and notebooks in step
 
@@ -219,7 +252,7 @@ def test_notebook_is_clean(exported, path):
 # the notebooks
 
 def test_notebooks_are_all_there():
-    assert set(expected) <= {o.stem for o in notebooks}
+    assert sorted(expected) == sorted(o.stem for o in notebooks)
 
 def test_nbdev_test_passes_none_over(monkeypatch):
     "`nbdev-test` says `Success.` of any number of notebooks, even none: so we ask it which ones it takes, and that they are not opted out."

@@ -1,5 +1,5 @@
 """What ensembles and checkpoints promise beyond what notebook 03 shows: `kill -9` at any moment, files that were tampered with, runs that are not the same."""
-import os, pickle, random, signal, time
+import os, pickle
 from functools import partial
 
 import numpy as np
@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.collab import collab_learner
 from fastai.learner import Learner
 from fastai.losses import L1LossFlat
 from fastai.metrics import mae, rmse
@@ -15,108 +16,69 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from collab_notes import training
-from collab_notes.data import RatingsDataLoaders, SettingError
-from collab_notes.latent import DivergedError
-from collab_notes.models import DotProductBias, DotProductBiasParams, surface
-from collab_notes.training import CheckpointError, DamagedFileError, DotProductBiasBlocks, DotProductBiasEnsemble, fit, load_tensors, plot_losses, ratings_learner, save_tensors
-from synthetic import ratings_of
-
-torch.set_num_threads(1)
-quick = partial(settings, deadline=None, derandomize=True, database=None)
-can_fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='kills a forked process')
-
-def loaders(**kw): return RatingsDataLoaders.from_df(ratings_of(**kw), bs=32, seed=0)
-
-@pytest.fixture
-def dls(): return loaders()
+from collab_notes.checkpoint import read_checkpoint
+from collab_notes.core import as_model
+from collab_notes.data import RatingsDataLoaders
+from collab_notes.errors import CheckpointError, DivergedError, ForeignFileError, ModelFileError, OtherFormatError, SettingError
+from collab_notes.files import read_tensors, write_tensors
+from collab_notes.models import DotProductBias, DotProductBiasParams
+from collab_notes.plots import plot_losses
+from collab_notes.training import DotProductBiasBlocks, DotProductBiasEnsemble, FillUnknown, factors_and_biases, fit, ratings_learner
+from conftest import Child, can_fork, loaders_of, ratings_of, same_weights, stops_in_files, weights
 
 quiet = partial(fit, progress=False)
 FILE = 'checkpoint.safetensors'
 
-def weights(model): return {k:v.detach().clone() for k,v in model.state_dict().items()}
-def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 def same_run(a, b):
-    assert same(weights(a.model), weights(b.model)) and [list(o) for o in a.recorder.values]==[list(o) for o in b.recorder.values]
+    assert same_weights(weights(a.model), weights(b.model)) and [list(o) for o in a.recorder.values]==[list(o) for o in b.recorder.values]
     assert [float(o) for o in a.recorder.losses]==[float(o) for o in b.recorder.losses] and a.recorder.lrs==b.recorder.lrs
 
 # kill -9
 
-def in_child(f):
-    "Start `f` in a forked process, which ends with exit code 0 if it comes to its end"
-    pid = os.fork()
-    if pid: return pid
-    code = 1
-    try:
-        f()
-        code = 0
-    finally: os._exit(code)
+def in_steps(at, dls, folder, **kw):
+    "Train in `folder`, standing still at each batch and at each step of saving"
+    def one_batch(self, i, b, was=Learner.one_batch):
+        at(f'epoch {self.epoch} {"batch" if self.training else "valid"} {i}')
+        was(self, i, b)
+    Learner.one_batch = one_batch
+    stops_in_files(at)
+    quiet(dls, checkpoint=folder, **kw)
 
-def ended(pid): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+# Where each process is killed, and when it comes there for the how manieth time. A file is synced, replaced, and then its folder is synced.
+KILLS = [('epoch 0 batch 2',1), ('opened',1), ('half written',1), ('before fsync',1), ('before replace',1), ('after replace',1),   # the first file: it's there from the last of these on
+         ('epoch 1 batch 0',1), ('opened',1), ('half written',2), ('epoch 2 valid 0',1), ('after fsync',1), ('before fsync',2), ('before replace',2), ('after fsync',4),
+         ('half written',1), ('before replace',1), ('after replace',1)]   # all epochs are there, and their end is written
 
 @can_fork
 @pytest.mark.parametrize('kw', [{}, dict(n_models=3, restore_best=True)], ids=str)
-def test_kill_9_at_random_moments(dls, tmp_path, kw):
-    "Each kill costs one epoch at most, and in the end nobody can tell that there were any"
-    kw = dict(n_epoch=8, seed=3, n_factors=8, **kw)
-    whole,rng,kills,told = quiet(dls, **kw),random.Random(0),0,0
-    r,w = os.pipe()
-    def tell(pred, y):    # a metric is asked in the validation of each epoch, in one batch here
-        os.write(w, b'.')
-        return pred.mean()
-    for n in (0,2,1,1,99):   # killed after so many epochs and a bit
-        pid = in_child(lambda: quiet(dls, checkpoint=tmp_path, metrics=tell, **kw))
-        start = time.perf_counter()
-        if n<99:
-            for _ in range(n): told += len(os.read(r, 1))
-            time.sleep(rng.random()*max(0.05, (time.perf_counter()-start)/(n+1)))
-            os.kill(pid, signal.SIGKILL)
-        code = ended(pid)
-        os.write(w, b'!')
-        while (o := os.read(r, 1))!=b'!': told += len(o)
-        saved = load_tensors(tmp_path/FILE)[1]['epoch'] if (tmp_path/FILE).exists() else 0
-        assert saved >= told-kills-(n<99)   # the last epoch that was told of may be lost, and is then told of again: one for each kill
-        if code==0: break
-        assert code==-signal.SIGKILL
-        kills += 1
-    assert code==0 and kills>=3
-    again = quiet(dls, checkpoint=tmp_path, metrics=tell, **kw)
-    assert same(weights(again.model), weights(whole.model)) and [o[:2] for o in again.recorder.values]==[o[:2] for o in whole.recorder.values]
-    assert [o.name for o in tmp_path.iterdir() if o.name not in (FILE,'.lock')]==[]
-
-@can_fork
-@pytest.mark.parametrize('name,call,before', [('fsync',1,True), ('fsync',4,False), ('replace',1,True), ('replace',2,False), ('replace',4,True)])   # the fourth is that of the end
-def test_kill_9_between_two_lines_of_saving(dls, tmp_path, name, call, before):
-    "In the middle of putting a file in place"
-    def die():
-        was,n = getattr(os, name),0
-        def f(*args, **kwargs):
-            nonlocal n
-            n += 1
-            if before and n==call: os.kill(os.getpid(), signal.SIGKILL)
-            res = was(*args, **kwargs)
-            if n==call: os.kill(os.getpid(), signal.SIGKILL)
-            return res
-        setattr(os, name, f)
-        quiet(dls, 3, seed=3, n_factors=4, checkpoint=tmp_path)
-    assert ended(in_child(die))==-signal.SIGKILL
-    same_run(quiet(dls, 3, seed=3, n_factors=4, checkpoint=tmp_path), quiet(dls, 3, seed=3, n_factors=4))
+def test_kill_9_at_any_moment(tmp_path, kw):
+    "Each kill costs no more than the epoch it falls into, and in the end nobody can tell that there were any"
+    dls,kw = loaders_of(bs=100),dict(n_epoch=6, seed=3, n_factors=4, **kw)
+    whole,saved = quiet(dls, **kw),0
+    for where,n in KILLS:
+        with Child(lambda at: in_steps(at, dls, tmp_path, **kw)) as c:
+            for o in c:
+                if o==where and c.told.count(o)==n: c.kill()
+        assert c.code==-9, f'{where} was not reached: {c.told}'
+        assert [o for o in c.told if 'batch' in o][:1]==[f'epoch {saved} batch 0'][:6-saved]   # goes on after the last whole epoch
+        saved = min(saved+c.told.count('after replace'), 6)
+        if saved: assert read_checkpoint(tmp_path/FILE)[1]['epoch']==saved
+        else: assert not (tmp_path/FILE).exists()
+    assert saved==6 and read_checkpoint(tmp_path/FILE)[1]['finished']
+    same_run(quiet(dls, checkpoint=tmp_path, **kw), whole)
     assert {o.name for o in tmp_path.iterdir()} <= {FILE,'.lock'}
 
 # resuming
 
 class Outage(Exception): pass
 
-class FailAt(Callback):
-    "A callback that fails in the middle of an epoch (`fit` takes none with a checkpoint, so it is slipped in)"
-    def __init__(self, epoch): self.at = epoch
-    def after_batch(self):
-        if self.training and self.epoch==self.at and self.iter==1: raise Outage('out')
-
 def broken_off(dls, at, monkeypatch, **kw):
-    make = training.ratings_learner
+    "Train until the middle of epoch `at`"
+    def one_batch(self, i, b, was=Learner.one_batch):
+        was(self, i, b)
+        if self.training and self.epoch==at and i==1: raise Outage('out')
     with monkeypatch.context() as m:
-        m.setattr(training, 'ratings_learner', lambda dls, cbs=None, **o: make(dls, cbs=list(cbs or [])+[FailAt(at)], **o))
+        m.setattr(Learner, 'one_batch', one_batch)
         with pytest.raises(Outage): quiet(dls, **kw)
 
 class WithDropout(nn.Module):
@@ -144,12 +106,12 @@ def test_resumed_as_if_nothing_had_been(dls, tmp_path, monkeypatch, kw, at):
 def test_all_random_numbers_go_on(dls, tmp_path, monkeypatch):
     "Without a seed and with dropout: the file brings what is drawn next"
     torch.manual_seed(5)
-    whole = quiet(loaders(), 5, model=WithDropout(dls))
+    whole = quiet(loaders_of(), 5, model=WithDropout(dls))
     torch.manual_seed(5)
-    d = loaders()
+    d = loaders_of()
     broken_off(d, 2, monkeypatch, n_epoch=5, model=WithDropout(d), checkpoint=tmp_path)
     torch.rand(1000)
-    same_run(quiet(loaders(), 5, model=WithDropout(dls), checkpoint=tmp_path), whole)
+    same_run(quiet(loaders_of(), 5, model=WithDropout(dls), checkpoint=tmp_path), whole)
 
 def test_resuming_leaves_a_seeded_callers_random_numbers_alone(dls, tmp_path, monkeypatch):
     broken_off(dls, 1, monkeypatch, n_epoch=3, seed=1, n_factors=4, checkpoint=tmp_path)
@@ -158,17 +120,18 @@ def test_resuming_leaves_a_seeded_callers_random_numbers_alone(dls, tmp_path, mo
         torch.manual_seed(7); quiet(dls, 3, seed=1, n_factors=4, checkpoint=tmp_path)
         assert torch.rand(1)==a
 
-def test_killed_after_the_last_epoch(dls, tmp_path):
+def test_killed_after_the_last_epoch(dls, tmp_path, monkeypatch):
     "All epochs are there, but not yet the best weights put back"
     kw = dict(n_epoch=6, seed=1, n_factors=4, lr=0.3, wd=0., restore_best=True)
     whole = quiet(dls, **kw)
-    def save(self, epoch=None, finished=None, was=training._Save._save):
-        if finished: raise Outage('out')
-        was(self, epoch=epoch, finished=finished)
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(training._Save, '_save', save)
+    done = []
+    def replace(*args, was=os.replace):
+        if len(done)==6: raise Outage('out')
+        done.append(was(*args))
+    with monkeypatch.context() as m:
+        m.setattr(os, 'replace', replace)
         with pytest.raises(Outage): quiet(dls, checkpoint=tmp_path, **kw)
-    assert load_tensors(tmp_path/FILE)[1]['epoch']==6
+    assert read_checkpoint(tmp_path/FILE)[1]['epoch']==6 and not read_checkpoint(tmp_path/FILE)[1]['finished']
     same_run(quiet(dls, checkpoint=tmp_path, **kw), whole)
 
 def test_finished_is_finished(dls, tmp_path, monkeypatch):
@@ -180,7 +143,7 @@ def test_finished_is_finished(dls, tmp_path, monkeypatch):
     again = quiet(dls, **kw)
     same_run(again, first)
     monkeypatch.undo()
-    assert torch.equal(surface(again).item_factors, surface(first).item_factors)
+    assert torch.equal(as_model(again).item_factors, as_model(first).item_factors)
     again.fit_one_cycle(1)   # a Learner like any other
     assert len(again.recorder.values)==1
 
@@ -215,11 +178,21 @@ def test_other_data_is_named(dls, tmp_path):
 def test_one_at_a_time(dls, tmp_path):
     with FileLock(tmp_path/'.lock'), pytest.raises(CheckpointError, match='Another process'): quiet(dls, 1, checkpoint=tmp_path)
 
-def test_another_format(dls, tmp_path):
-    quiet(dls, 1, seed=1, n_factors=4, checkpoint=tmp_path)
-    tensors,about = load_tensors(tmp_path/FILE)
-    save_tensors(tmp_path/FILE, tensors, {**about, 'format':2})
-    with pytest.raises(CheckpointError, match='format 2'): quiet(dls, 1, seed=1, n_factors=4, checkpoint=tmp_path)
+def test_another_format(dls, tmp_path, monkeypatch):
+    kw = dict(n_epoch=1, seed=1, n_factors=4, checkpoint=tmp_path)
+    quiet(dls, **kw)
+    file = tmp_path/FILE
+    with monkeypatch.context() as m:
+        m.setattr('collab_notes.files.FORMAT', 99)
+        write_tensors(file, 'checkpoint', *read_raw(file))
+    with pytest.raises(OtherFormatError, match='format 99.*To start anew'): quiet(dls, **kw)
+    for kind,meta in (('Surface',{}), ('checkpoint',{}), ('checkpoint',[])):
+        write_tensors(file, kind, {}, meta)
+        with pytest.raises(ForeignFileError, match='To start anew'): quiet(dls, **kw)
+
+def read_raw(file):
+    "What a file that was written in another format would hold"
+    return dict(a=torch.zeros(2)),dict(run='{}')
 
 def test_callbacks_of_your_own_are_refused(dls, tmp_path):
     with pytest.raises(SettingError, match='cbs with checkpoint'): quiet(dls, 1, checkpoint=tmp_path, cbs=Callback())
@@ -235,23 +208,23 @@ def test_a_file_in_place_of_the_folder(dls, tmp_path):
 def checkpoint(tmp_path_factory):
     "A checkpoint file, its bytes, and how to go on from it"
     folder = tmp_path_factory.mktemp('run')
-    d = loaders(n=100)
+    d = loaders_of(n=100)
     again = lambda: quiet(d, 1, seed=1, n_factors=2, checkpoint=folder)
     again()
     return folder/FILE, (folder/FILE).read_bytes(), again
 
-@quick(max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_byte_that_is_changed_is_noticed(checkpoint, data):
     file,raw,_ = checkpoint
     at,byte = data.draw(st.integers(0, len(raw)-1)),data.draw(st.integers(0, 255))
     file.write_bytes(raw[:at]+bytes([byte])+raw[at+1:])
-    try: tensors,about = load_tensors(file)
-    except DamagedFileError as e: assert FILE in str(e)
+    try: tensors,about = read_checkpoint(file)
+    except ModelFileError as e: assert FILE in str(e)
     else:
         file.write_bytes(raw)   # the same byte, or blank space: nothing that counts
-        whole = load_tensors(file)
-        assert about==whole[1] and same(tensors, whole[0])
+        whole = read_checkpoint(file)
+        assert about==whole[1] and same_weights(tensors, whole[0])
     finally: file.write_bytes(raw)
 
 def test_cut_short_or_another_kind_of_file(checkpoint, tmp_path):
@@ -262,7 +235,7 @@ def test_cut_short_or_another_kind_of_file(checkpoint, tmp_path):
         for bad in (b'', raw[:5], raw[:8], raw[:8+n], raw[:-1], raw+b' ', (tmp_path/'a.pth').read_bytes(), b'\xff'*100, bytes(8), raw[:8]+b'['*n+raw[8+n:],
                     (2).to_bytes(8, 'little')+b'{}', (2).to_bytes(8, 'little')+b'[]', pickle.dumps(dict(a=1))):
             file.write_bytes(bad)
-            with pytest.raises(DamagedFileError, match='To start anew'): again()
+            with pytest.raises(ModelFileError, match='To start anew'): again()
             assert file.read_bytes()==bad
     finally: file.write_bytes(raw)
     again()
@@ -270,17 +243,17 @@ def test_cut_short_or_another_kind_of_file(checkpoint, tmp_path):
 def test_tensors_there_and_back(tmp_path):
     w = torch.arange(6.)
     tensors = dict(a=w.view(2,3).T, b=w[:3], c=torch.tensor(True), d=torch.zeros(0,3), e=torch.tensor([1.5], dtype=torch.bfloat16), f=torch.tensor(2**60))
-    save_tensors(tmp_path/'t', tensors, dict(text='größer ☃', n=[1,None,0.1]))
-    back,about = load_tensors(tmp_path/'t')
-    assert same(back, tensors) and about==dict(text='größer ☃', n=[1,None,0.1]) and [o.dtype for o in back.values()]==[tensors[k].dtype for k in back]
+    write_tensors(tmp_path/'t', 'checkpoint', tensors, dict(text='größer ☃', n=[1,None,0.1]))
+    _,back,about = read_tensors(tmp_path/'t')
+    assert same_weights(back, tensors) and about==dict(text='größer ☃', n=[1,None,0.1]) and [o.dtype for o in back.values()]==[tensors[k].dtype for k in back]
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     file = tmp_path/'t'
-    save_tensors(file, dict(a=torch.zeros(1)), dict(n=1))
+    write_tensors(file, 'checkpoint', dict(a=torch.zeros(1)), dict(n=1))
     def full(*args): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(os, 'fsync', full)
-    with pytest.raises(OSError): save_tensors(file, dict(a=torch.ones(1)), dict(n=2))
-    assert load_tensors(file)[1]==dict(n=1) and [o.name for o in tmp_path.iterdir()]==['t']
+    with pytest.raises(OSError): write_tensors(file, 'checkpoint', dict(a=torch.ones(1)), dict(n=2))
+    assert read_tensors(file)[2]==dict(n=1) and [o.name for o in tmp_path.iterdir()]==['t']
 
 # ensembles
 
@@ -307,11 +280,11 @@ def test_every_model_sees_every_row_once(dls, n_models):
 
 def test_an_ensembles_surface_and_groups(dls):
     learn = quiet(dls, 2, seed=0, n_models=3, n_factors=4)
-    s,m = surface(learn),learn.model
+    s,m = as_model(learn),learn.model
     assert s.user_factors.shape==(len(dls.classes['user']), 12) and s.item_bias.shape==(len(dls.classes['item']),) and s.y_range==m.y_range
     x = dls.valid.tensors()[0].long()
-    with torch.no_grad(): assert torch.allclose(s.predict(*x.unbind(1)), m(x), atol=1e-5)
-    assert [len(o) for o in training.factors_and_biases(m)]==[2,2]
+    with torch.no_grad(): assert torch.allclose(s.pair_scores(*x.unbind(1)), m(x), atol=1e-5)
+    assert [len(o) for o in factors_and_biases(m)]==[2,2]
     same_run(quiet(dls, 2, seed=0, n_models=3, n_factors=4), learn)
     mine = DotProductBiasEnsemble.from_dls(dls, 4, y_range=(0,5.5), n_models=2)   # one that is passed in is trained like the default
     assert hasattr(quiet(dls, 1, model=mine), 'each_model')
@@ -343,9 +316,9 @@ def test_blocks_are_for_large_batches(tmp_path, monkeypatch):
     plain = quiet(d, 2, seed=0, bs=4800, model=ratings_learner(d, n_factors=4).model)
     assert abs(plain.recorder.values[-1][1]-learn.recorder.values[-1][1]) < 0.05   # other random start
     same_run(quiet(d, 2, seed=0, n_factors=4, bs=4800), learn)
-    s = surface(learn)
+    s = as_model(learn)
     x = learn.dls.valid.tensors()[0].long()
-    assert torch.allclose(s.predict(*x.unbind(1)), learn.get_preds()[0], atol=1e-5)
+    assert torch.allclose(s.pair_scores(*x.unbind(1)), learn.get_preds()[0], atol=1e-5)
 
 def test_plot_losses(dls):
     learn = quiet(dls, 3, seed=0, n_factors=2)
@@ -364,16 +337,40 @@ def test_the_unknown_are_like_the_mean(tmp_path, kw):
     held = (df.user.isin(some) | (df.item==item)).to_numpy()
     dls = RatingsDataLoaders.from_df(df, splits=(np.flatnonzero(~held), np.flatnonzero(held)), bs=32, seed=0)
     kw = {k:tmp_path if k=='checkpoint' else v.from_dls(dls, 4) if k=='model' else v for k,v in kw.items()}
-    plain = isinstance(kw.get('model'), DotProductBiasParams)   # has no tables to look up in: stays as it is
     learn = quiet(dls, 2, n_factors=4, seed=1, **kw)
-    s,before = surface(learn),weights(learn.model)
-    u,i = torch.cat([torch.zeros(1, dtype=torch.long), s.codes(some, is_item=False)]),s.codes(item)
+    s,before = as_model(learn.model),weights(learn.model)   # as it stands, since a bare model knows no ratings
+    u,i = torch.cat([torch.zeros(1, dtype=torch.long), s.vocab.rows(some, is_item=False)]),s.vocab.rows(item)
     known = torch.ones(len(s.user_bias), dtype=torch.bool).index_fill(0, u, False)
-    for t in (s.user_factors, s.user_bias[:,None]): assert torch.allclose(t[u], t[known].mean(0).expand(len(u), -1), atol=1e-6) != plain
+    for t in (s.user_factors, s.user_bias[:,None]): assert torch.allclose(t[u], t[known].mean(0).expand(len(u), -1), atol=1e-6)
     rated = torch.ones(len(s.item_bias), dtype=torch.bool).index_fill(0, torch.cat([torch.zeros(1, dtype=torch.long), i]), False)
-    assert torch.isclose(s.item_bias[0], s.item_bias[rated].mean(), atol=1e-6) != plain and s.item_bias[i].abs() < 0.05
+    assert torch.isclose(s.item_bias[0], s.item_bias[rated].mean(), atol=1e-6) and s.item_bias[i].abs() < 0.05
     with learn.no_bar(): learn.validate(), learn.get_preds(dl=learn.dls.test_dl(df[:5]))
-    assert same(before, weights(learn.model))
+    assert same_weights(before, weights(learn.model))
+
+class WithFacts(DotProductBias):
+    "A model that knows something about each user"
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register_buffer('user_x', torch.arange(self.n_users).float()[:,None].repeat(1, 2))
+
+@pytest.mark.parametrize('make,tables', [
+    (lambda dls, **kw: collab_learner(dls, n_factors=3, **kw), lambda m: [[m.u_weight,m.u_bias],[m.i_weight,m.i_bias]]),
+    (lambda dls, **kw: collab_learner(dls, use_nn=True, layers=[5], **kw), lambda m: [[o] for o in m.embeds]),
+    (lambda dls, **kw: ratings_learner(dls, WithFacts.from_dls(dls, 3)), lambda m: [[m.user_emb,m.user_bias_emb],[m.item_emb,m.item_bias_emb]])], ids=['dot','net','facts'])
+def test_the_unknown_in_models_of_any_make(make, tables):
+    df = ratings_of()
+    held = df.user.isin(df.user.unique()[:3]).to_numpy()
+    dls = RatingsDataLoaders.from_df(df, splits=(np.flatnonzero(~held), np.flatnonzero(held)), bs=32, seed=0)
+    learn = make(dls, cbs=FillUnknown())
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    for k,(ts,ids) in enumerate(zip(tables(learn.model), dls.train.tensors()[0].long().unbind(1))):
+        for t in ts:
+            known = ids.bincount(minlength=len(t.weight))>0
+            for row in [0,*(~known).nonzero().squeeze(1).tolist()] if k==0 else [0]: assert torch.allclose(t.weight[row], t.weight[known].mean(0), atol=1e-6)
+            assert not torch.allclose(t.weight[1:][known[1:]][0], t.weight[0], atol=1e-6)
+    if (x := getattr(learn.model, 'user_x', None)) is not None:
+        known = dls.train.tensors()[0][:,0].long().bincount(minlength=len(x))>0
+        assert torch.equal(x[0], x[known].mean(0)) and torch.equal(x[1:,0], torch.arange(1., len(x)))   # what is known of others stays
 
 def test_predicting_with_a_loaded_learner_changes_nothing(dls, tmp_path):
     from fastai.learner import load_learner
@@ -381,4 +378,4 @@ def test_predicting_with_a_loaded_learner_changes_nothing(dls, tmp_path):
     learn.export(tmp_path/'learn.pkl')
     again = load_learner(tmp_path/'learn.pkl')
     with learn.no_bar(), again.no_bar(): assert torch.equal(*(o.get_preds(dl=o.dls.test_dl(ratings_of()[:5]))[0] for o in (learn, again)))
-    assert same(weights(learn.model), weights(again.model))
+    assert same_weights(weights(learn.model), weights(again.model))
