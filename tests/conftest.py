@@ -67,6 +67,25 @@ def surface_of(users=20, items=30, k=3, seed=0, y_range=(0,5.5), sd=(1.,1.,1.,1.
     parts = [torch.randn(*size, generator=g)*o for size,o in zip(((n,k),(m,k),(n,),(m,)), sd)]
     return Surface(*parts, dict(zip(names, (('#na#',*users),('#na#',*items)))), y_range)
 
+@pytest.fixture(scope='module')
+def chosen():
+    "Choices by taste, their split and loaders, a model for ratings and one for lists"
+    from types import SimpleNamespace
+    from collab_notes.data import RatingsDataLoaders, stratified_split
+    from collab_notes.ranking import fit_ranking
+    from collab_notes.training import fit
+    df = choices_of()
+    split = stratified_split(df, seed=1)
+    dls = RatingsDataLoaders.from_df(df, splits=split, seed=0)
+    return SimpleNamespace(
+        ratings=df, split=split, train=df.iloc[split[0]], valid=df.iloc[split[1]], dls=dls,
+        learn=fit(dls, 2, seed=0, n_factors=4, progress=False),
+        ranked=fit_ranking(dls, 20, seed=0, n_factors=8, progress=False, bs=8))
+
+def of_chosen(name):
+    "A part of `chosen` as a fixture of a test file"
+    return pytest.fixture(lambda chosen: getattr(chosen, name), scope='module', name=name)
+
 def weights(model): return {k:v.detach().clone() for k,v in model.state_dict().items()}
 
 def same_weights(a, b):

@@ -17,20 +17,9 @@ from collab_notes.ranking import EASE, Blend, Popularity, fit_ranking
 from collab_notes.topn import top_rows
 from collab_notes.training import fit
 from collab_notes.vocab import History
-from conftest import choices_of
+from conftest import of_chosen
 
-@pytest.fixture(scope='module')
-def ratings(): return choices_of()
-@pytest.fixture(scope='module')
-def split(ratings): return stratified_split(ratings, seed=1)
-@pytest.fixture(scope='module')
-def valid(ratings, split): return ratings.iloc[split[1]]
-@pytest.fixture(scope='module')
-def dls(ratings, split): return RatingsDataLoaders.from_df(ratings, splits=split, seed=0)
-@pytest.fixture(scope='module')
-def learn(dls): return fit(dls, 2, seed=0, n_factors=4, progress=False)
-@pytest.fixture(scope='module')
-def ranked(dls): return fit_ranking(dls, 20, seed=0, n_factors=8, progress=False, bs=8)
+ratings,split,valid,dls,learn,ranked = map(of_chosen, 'ratings split valid dls learn ranked'.split())
 
 # --- measures
 

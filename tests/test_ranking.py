@@ -12,20 +12,9 @@ from collab_notes.lists import evaluate, recommend
 from collab_notes.ranking import EASE, Blend, Popularity, RankDot, fit_ranking, ranking_learner, ranking_recipe, ranking_wd
 from collab_notes.training import auto_wd, fit
 from collab_notes.vocab import History
-from conftest import choices_of
+from conftest import of_chosen
 
-@pytest.fixture(scope='module')
-def ratings(): return choices_of()
-@pytest.fixture(scope='module')
-def split(ratings): return stratified_split(ratings, seed=1)
-@pytest.fixture(scope='module')
-def train(ratings, split): return ratings.iloc[split[0]]
-@pytest.fixture(scope='module')
-def dls(ratings, split): return RatingsDataLoaders.from_df(ratings, splits=split, seed=0)
-@pytest.fixture(scope='module')
-def learn(dls): return fit(dls, 2, seed=0, n_factors=4, progress=False)
-@pytest.fixture(scope='module')
-def ranked(dls): return fit_ranking(dls, 20, seed=0, n_factors=8, progress=False, bs=8)
+ratings,split,train,dls,learn,ranked = map(of_chosen, 'ratings split train dls learn ranked'.split())
 
 # --- training for lists
 
