@@ -17,7 +17,6 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastcore.basics import ifnone, patch, store_attr
 from fastprogress.fastprogress import progress_bar
-from torch.nn import functional as F
 
 from .core import Surface, as_model
 from .errors import (
@@ -46,7 +45,8 @@ class BayesianPMF(Model):
                  chains:int=1, # independent runs, side by side, averaged
                  keep:int=50, # samples kept of each chain, at most, for what is asked (in float32)
                  link_rank:int=200, # directions of who rated what, at most
-                 seed:int=None, device=None): # same seed, same numbers; default: where the data is
+                 seed:int=None, # same seed and number of threads, same numbers
+                 device=None): # default: where the data is
         check_one_of('likelihood', likelihood, ('ordinal','gaussian'))
         for k in ('n_factors','n_sweeps','chains','keep','link_rank'): check_size(k, locals()[k])
         if not isinstance(burn_in, Integral) or not 0<=burn_in<n_sweeps:
@@ -263,11 +263,11 @@ def pair_scores(self:BayesianPMF, users, items): # rows, of shapes that broadcas
 
 # %% ../nbs/09_bayes.ipynb #40de2f7d
 @patch
-def mean_surface(self:BayesianPMF, rank:int=None, # factors (default: 2.5 times those of a sample)
+def mean_surface(self:BayesianPMF, n_factors:int=None, # default: 2.5 times those of a sample
                 )->Surface:
     "The posterior mean as a factor model with a sigmoid"
     vocab = self.vocab
-    tensors,y_range = self.posterior.surface(rank)
+    tensors,y_range = self.posterior.surface(n_factors)
     return Surface(*tensors, vocab, y_range, history=self._history, about=self.about)
 
 @patch

@@ -8,6 +8,9 @@ __all__ = ['KeepBest', 'read_checkpoint', 'fit_in_folder']
 # %% ../nbs/library/checkpoint.ipynb #23df725d
 import json, random, re
 from contextlib import contextmanager
+from copy import deepcopy
+from math import inf, isfinite, nan
+from reprlib import repr as short
 
 import fastai.callback.schedule  # gives `Learner` its `fit_one_cycle`
 import numpy as np
@@ -18,7 +21,8 @@ from fastai.torch_core import get_model
 from fastcore.foundation import L
 from filelock import FileLock, Timeout
 
-from .errors import CheckpointError, ForeignFileError, ModelFileError
+from .errors import (CheckpointError, ForeignFileError, ModelFileError,
+                                 UnsoundModelError)
 from .files import checksum, read_tensors, sweep, write_tensors
 
 # %% ../nbs/library/checkpoint.ipynb #715b9e83
@@ -64,26 +68,48 @@ def _write_checkpoint(file, tensors, about):
     # as text, since a loss may be infinite or no number, which a file's own JSON can't be
     write_tensors(file, 'checkpoint', tensors, dict(run=json.dumps(about)))
 
+_HOLDS = 'settings data values lrs iters count hps best random epoch finished'.split()
+
+def _hint(file):
+    return f"To start anew, give another folder, or delete {file.name} in {file.parent.name}"
+
+def _unsound(file, why):
+    return UnsoundModelError(f"{file.name} is whole, but what is in it is no sound run ({why}); "
+                             f"`fit` did not write it. {_hint(file)}")
+
+def _odd_outline(about):
+    "What is wrong with what each run has; an empty string if nothing is"
+    if not isinstance(about, dict) or set(about)!=set(_HOLDS):
+        return "it has other parts than a run"
+    for k,kind in dict(settings=dict, data=dict, epoch=int, finished=bool).items():
+        if type(about[k]) is not kind: return f"{k}: {short(about[k])} is no {kind.__name__}"
+    return ''
+
 def read_checkpoint(file, # in the folder of a run
                    )->tuple: # tensors by name; a dict: `epoch`, `finished`, `settings`, `data`, …
     "What a checkpoint holds; raises a `ModelFileError` if a bit is not as it was written"
-    hint = f"To start anew, give another folder, or delete {file.name} in {file.parent.name}"
     try:
         _,tensors,meta = read_tensors(file, 'checkpoint')
-        if 'run' not in meta: raise ForeignFileError(f"{file.name} holds no run of this library")
-    except ModelFileError as e: raise type(e)(f"{e}. {hint}") from e
-    return tensors,json.loads(meta['run'])
+        if not isinstance(meta, dict) or not isinstance(meta.get('run'), str):
+            raise ForeignFileError(f"{file.name} holds no run of this library")
+    except ModelFileError as e: raise type(e)(f"{e}. {_hint(file)}") from e
+    try: about = json.loads(meta['run'])
+    except (ValueError, RecursionError) as e:
+        raise _unsound(file, f'{type(e).__name__}: {e}') from e
+    if why := _odd_outline(about): raise _unsound(file, why)
+    return tensors,about
 
 def _check_same(file, about, run):
     "`CheckpointError` if the run in `file` is not this one"
     was,now = about['settings'],run['settings']
     differ = [k for k in {**now, **was} if was.get(k)!=now.get(k)]
-    differ += [k for k,v in run['data'].items() if about['data'].get(k)!=v]
+    there,here = about['data'],run['data']
+    differ += [k for k in {**here, **there} if there.get(k)!=here.get(k)]
     if not differ: return
-    short = lambda k: k in now and len(f'{was.get(k)}{now.get(k)}')<100
-    show = [f"{k} (there {was.get(k)}, here {now.get(k)})" if short(k) else k for k in differ]
-    raise CheckpointError(f"{file.parent.name} holds a run that differs in {', '.join(show)}. To "
-                          f"start anew, give another folder, or delete {file.name} in it", differ)
+    brief = lambda k: k in now and len(f'{was.get(k)}{now.get(k)}')<100
+    show = [f"{k} (there {was.get(k)}, here {now.get(k)})" if brief(k) else k for k in differ]
+    raise CheckpointError(f"{file.parent.name} holds a run that differs in {', '.join(show)}. "
+                          f"{_hint(file)}", differ)
 
 # %% ../nbs/library/checkpoint.ipynb #2898ecee
 def _get_random(dls):
@@ -132,6 +158,139 @@ def _set_state(learn, tensors, about):
     rec.values,rec.losses = [L(o) for o in about['values']],list(tensors['losses'].unbind())
     rec.lrs,rec.iters,rec.hps = about['lrs'],about['iters'],about['hps']
     rec.smooth_loss.val,rec.smooth_loss.count = tensors['smooth'],about['count']
+
+# %% ../nbs/library/checkpoint.ipynb #1b23aaf2
+def _number(o): return type(o) is float or (type(o) is int and abs(o)<2**53)
+def _list_of(o, n, ok): return type(o) is list and len(o)==n and all(map(ok, o))
+def _whole(most): return lambda o: type(o) is int and 0<=o<=most
+
+def _odd_numbers(about, n, # batches in an epoch
+                 width): # numbers of an epoch: losses and metrics
+    "What is wrong with what the recorder has written down; an empty string if nothing is"
+    e,k = about['epoch'],about['epoch']*n
+    if not _list_of(about['values'], e,
+                    lambda o: _list_of(o, width, lambda v: v is None or _number(v))):
+        return f"values are not {width} numbers for each of {e} epochs"
+    each = lambda o: _list_of(o, k, lambda v: _number(v) and isfinite(v))
+    if not each(about['lrs']): return f"lrs are not a number for each of {k} batches"
+    hps = about['hps']
+    if type(hps) is not dict or set(hps)!={'lr','mom'} or not all(map(each, hps.values())):
+        return f"hps are not two numbers for each of {k} batches"
+    if not _list_of(about['iters'], e, _whole(k)) or about['iters']!=[n*(i+1) for i in range(e)]:
+        return "iters are not where epochs end"
+    return '' if type(about['count']) is int and about['count']==k else f"count is not {k}"
+
+# %% ../nbs/library/checkpoint.ipynb #7bdedd57
+def _tracked(values, names, cb):
+    "Best value and its epoch, by a `TrackerCallback`; and epochs since then, after each epoch"
+    less = cb.comp is np.less
+    best,at,waits = inf if less else -inf,None,[]
+    for n,row in enumerate(values):
+        v = row[names.index(cb.monitor)]
+        if cb.comp((nan if v is None else v)-cb.min_delta, best): best,at,wait = v,n,0
+        else: wait = waits[-1]+1 if waits else 1
+        waits.append(wait)
+    return best,at,waits
+
+def _odd_end(learn, about, names, n_epoch):
+    "What is wrong with where the run stands; an empty string if nothing is"
+    e,values,best = about['epoch'],about['values'],about['best']
+    if not 1<=e<=n_epoch: return f"epoch {e} is not one of {n_epoch}"
+    if stop := getattr(learn, 'early_stopping', None):
+        waits = _tracked(values, names, stop)[2]
+        over = [n+1 for n,o in enumerate(waits) if o>=stop.patience]
+    else: over = []
+    if over and over[0]<e: return f"it went on after it had stopped in epoch {over[0]}"
+    if about['finished'] and e<n_epoch and not over: return f"it finished in epoch {e} of {n_epoch}"
+    keep = getattr(learn, 'keep_best', None)
+    want = list(_tracked(values, names, keep)[:2]) if keep else None
+    same = best==want and [type(o) for o in best or ()]==[type(o) for o in want or ()]
+    return '' if same else f"best is {short(best)}, and should be {want}"
+
+# %% ../nbs/library/checkpoint.ipynb #d176731b
+def _opt_like(learn):
+    "What a PyTorch optimizer that is new will remember of its parameters, by name"
+    o = deepcopy(learn.opt.opt)
+    for g in o.param_groups:
+        if 'momentum' in g: g['momentum'] = max(learn.moms)   # as `fit_one_cycle` sets it
+        for p in g['params']: p.grad = torch.zeros_like(p)
+    o.step()
+    return {f'opt.{i}.{k}':v for i,s in o.state_dict()['state'].items() for k,v in s.items()}
+
+def _kind(t): return t.dtype,tuple(t.shape)
+
+def _odd_tensors(learn, tensors, about, n):
+    "What is wrong with names, types and shapes; an empty string if nothing is"
+    model,k = learn.model.state_dict(),about['epoch']*n
+    best = model if about['best'] and about['best'][1] is not None else {}
+    want = {f'{part}.{o}':v for part,ts in dict(model=model, best=best).items()
+            for o,v in ts.items()}
+    used = {o.split('.')[1] for o in tensors if o.startswith('opt.')}   # the others had no gradient
+    if not used: return "the optimizer remembers nothing"
+    want |= {o:v for o,v in _opt_like(learn).items() if o.split('.')[1] in used}
+    names = {*want,'losses','smooth'}
+    if odd := sorted(names^set(tensors)):
+        return f"{odd[0]} is {'not' if odd[0] in names else 'too much'}"
+    for o,v in want.items():
+        if _kind(tensors[o])!=_kind(v):
+            return f"{o} is {_kind(tensors[o])}, and should be {_kind(v)}"
+    s = tensors['smooth']
+    if not s.is_floating_point() or s.ndim: return "smooth is not one number"
+    return '' if _kind(tensors['losses'])==(s.dtype,(k,)) else f"losses are not {k} numbers"
+
+def _odd_values(tensors, about, k):
+    "What is wrong with numbers in tensors; an empty string if nothing is"
+    diverged = not isfinite(nan if (o := about['values'][-1][0]) is None else o)
+    for name,t in tensors.items():
+        if name in ('losses','smooth') or not t.is_floating_point(): continue
+        if not diverged and not torch.isfinite(t).all():
+            return f"{name} has numbers that are not finite"
+        if name[:4]!='opt.': continue
+        if name.endswith('_sq') and (t<0).any(): return f"{name}: a mean of squares is below 0"
+        if name.endswith('.step') and not ((t>=1) & (t<=k) & (t==t.round())).all():
+            return f"{name} is not a number of steps, of which there were {k}"
+    if about['finished'] and about['best']:
+        for o,v in _part(tensors, 'best').items():
+            if not torch.equal(v, tensors[f'model.{o}']):
+                return f"model.{o} is not that of the best epoch"
+    return ''
+
+# %% ../nbs/library/checkpoint.ipynb #0d087f47
+def _odd_random(s, n_loaders):
+    "What is wrong with states of random numbers; an empty string if nothing is"
+    if type(s) is not dict or set(s)!={'python','numpy','torch','cuda','loaders'}:
+        return "random is not what it should be"
+    for o in [s['python'], *(s['loaders'] if type(s['loaders']) is list else ())]:
+        ok = type(o) is list and len(o)==3 and type(o[0]) is int and o[0]==3 and (
+            _list_of(o[1], 625, _whole(2**32-1)) and o[1][-1]<=624 and (
+                o[2] is None or type(o[2]) is float))
+        if not ok: return "random numbers of Python are in no state of theirs"
+    if not _list_of(s['loaders'], n_loaders, lambda o: True):
+        return f"there are {n_loaders} loaders"
+    o = s['numpy']
+    ok = type(o) is list and len(o)==5 and o[0]=='MT19937' and _list_of(o[1], 624, _whole(2**32-1))
+    if not ok or not (_whole(624)(o[2]) and _whole(1)(o[3]) and type(o[4]) is float):
+        return "random numbers of NumPy are in no state of theirs"
+    like = torch.get_rng_state()
+    if not _list_of(s['torch'], len(like), _whole(255)):
+        return "torch's random numbers are not its own"
+    try: torch.Generator().set_state(torch.tensor(s['torch'], dtype=torch.uint8))
+    except RuntimeError: return "torch's random numbers are in no state of theirs"
+    cuda = type(s['cuda']) is list and all(_list_of(o, 16, _whole(255)) for o in s['cuda'])
+    return '' if cuda else "random numbers of GPUs are not 16 bytes each"
+
+def _check_sound(learn, file, saved, n_epoch):
+    "`UnsoundModelError` unless `fit` of this `Learner` could have written all of it"
+    (tensors,about),n = saved,len(learn.dls.train)
+    names = ['train_loss','valid_loss',*(o.name for o in learn.metrics)]
+    why = (_odd_numbers(about, n, len(names)) or _odd_end(learn, about, names, n_epoch) or
+           _odd_random(about['random'], len(learn.dls.loaders)) or
+           _odd_tensors(learn, tensors, about, n) or _odd_values(tensors, about, about['epoch']*n))
+    if why: raise _unsound(file, why)
+    there,here = len(about['random']['cuda']),torch.cuda.device_count()
+    if there not in (0,here):
+        raise CheckpointError(f"{file.parent.name} holds a run on {there} GPUs, and here there are "
+                              f"{here}. Go on there, or: {_hint(file)}", ['GPUs'])
 
 # %% ../nbs/library/checkpoint.ipynb #63bd5ede
 class _Save(Callback):
@@ -187,10 +346,12 @@ def _starting_at(learn, start):
 
 def _go_on(learn, file, run):
     saved = read_checkpoint(file) if file.exists() else None
-    if saved: _check_same(file, saved[1], run)
-    if saved and saved[1]['finished']:   # a `Learner` as it was when training had ended
+    if saved:
+        _check_same(file, saved[1], run)
         learn.create_opt()
-        return _set_state(learn, *saved)
+        _check_sound(learn, file, saved, run['settings']['n_epoch'])
+        # a `Learner` as it was when training had ended
+        if saved[1]['finished']: return _set_state(learn, *saved)
     cbs = [_Save(file, run)] + ([_Resume(saved)] if saved else [])
     with learn.added_cbs(cbs), _starting_at(learn, saved[1]['epoch'] if saved else 0):
         learn.fit_one_cycle(run['settings']['n_epoch'], learn.lr)

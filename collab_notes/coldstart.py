@@ -235,6 +235,7 @@ def fold_in(o, # what `as_model` takes, made of factors and biases
     "Vectors and biases of newcomers from their ratings, all else held as it is"
     s = as_model(o, history).as_surface()
     prior = prior or learn_prior(s, is_item=is_item)
+    _check_prior(prior, s)
     key,c = s.vocab.name(prior.is_item),rating_columns(ratings, s.user_name, s.item_name)
     people,other = list(ratings[key]),list(ratings[s.vocab.name(not prior.is_item)])
     y = ratings[c.rating].to_numpy()
@@ -278,6 +279,13 @@ def _choose(s, prior, rows):
     if prior.is_item: return choice_row(q, b, rows, *known, rest_of(s.replace(y_range=None), rows))
     return choice_row(q[1:], b[1:], rows-1, *known)
 
+def _check_prior(prior, s):
+    k = s.factors().shape[1]+1
+    if prior.mean.shape[-1]!=k:
+        raise SettingError(f"This prior is of another model: "
+                           f"it has {prior.mean.shape[-1]-1} factors, "
+                           f"and the model has {k-1}")
+
 @patch
 def fold(self:Surface, rows, # of what was rated (m,)
          ratings=None, # (m,), or `None` for choices
@@ -286,6 +294,7 @@ def fold(self:Surface, rows, # of what was rated (m,)
         )->Folded: # its row has `mean` and `cov` of factors and bias, and `prior`
     "Factors and bias of a newcomer, all else held as it is"
     prior = prior or kept(self, f'prior {is_item}', lambda: learn_prior(self, is_item=is_item))
+    _check_prior(prior, self)
     (q,b),x,cov,sd = _other_side(self, is_item),None,None,None
     if not self.rates or (ratings is None and len(rows)): x = _choose(self, prior, rows)
     else:
@@ -326,12 +335,12 @@ def _newcomer(o, ratings, metadata, prior, meta, n, history, is_item):
             raise SettingError(f"This prior is of {role(p.is_item)}s, not of {role(is_item)}s")
     prior = prior or (meta.base if meta is not None else None)
     if prior is not None: m.as_surface()   # which says why a model takes none
-    lists = not m.rates and (m.history is None or m.history.ratings is None)
+    lists = not m.reads_ratings and (m.history is None or m.history.ratings is None)
     ids,y = given_ratings({} if ratings is None else ratings, m.vocab.name(not is_item), lists)
     rows,y = given_rows(m.vocab, ids, y, is_item, scale_of(m) if prior is None else prior.scale)
     known = metadata is not None and _facts_of_one(meta, metadata, notes)
     if known: prior = replace(prior, mean=meta(metadata)[0])
-    if len(y) and not m.rates and not lists: notes.append('ratings count as choices')
+    if len(y) and not m.reads_ratings and not lists: notes.append('ratings count as choices')
     if not len(y):
         notes.append('no ratings given' + ('' if known else ': the best guess for anybody'))
     folded = m.fold(rows, y, is_item, prior)

@@ -22,10 +22,10 @@ from fastcore.foundation import L
 from fastcore.meta import delegates
 from fastcore.xtras import chunked
 
-from .errors import (EmptyRatingsError, MissingColumnError, SettingError, UnseenIdError,
-                                 check_one_of, rows_have, some_rows)
-from .tables import (Split, check_not_null, check_ratings, id_columns, make_split,
-                                 rating_columns, read_ratings, three_columns, time_of, to_front,
+from .errors import (
+    EmptyRatingsError, MissingColumnError, SettingError, check_one_of)
+from .tables import (Split, check_ratings, id_columns, make_split, rating_columns,
+                                 read_ratings, three_columns, time_of, to_front,
                                  with_columns)
 from .vocab import Vocab
 

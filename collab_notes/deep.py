@@ -30,7 +30,7 @@ from .data import RatingsDataLoaders
 from .errors import SettingError, check_range, check_size
 from .models import DotProductBias, FactorModel, create_params
 from .side import side_columns
-from .training import FillUnknown, auto_range, auto_wd, fused_adamw, rebatch
+from .training import auto_range, auto_wd, every_training, fused_adamw, rebatch
 from .vocab import History
 
 # %% ../nbs/06_deep.ipynb #4ef68413
@@ -111,7 +111,7 @@ def nn_learner(dls, # `DataLoaders` for collaborative filtering
     model.classes = {o:dls.classes[o] for o in list(dls.classes)[:2]}
     model.y_range = config['y_range']
     return Learner(dls, model, loss_func=loss_func or MSELossFlat(),
-                   cbs=L(cbs)+[FillUnknown()], **kwargs)
+                   cbs=L(cbs)+every_training(), **kwargs)
 
 # %% ../nbs/06_deep.ipynb #0d5d8c10
 class HybridDot(DotProductBias):
@@ -263,7 +263,7 @@ def hybrid_learner(ratings, # a ratings table, or `RatingsDataLoaders`
     wd = ifnone(wd, auto_wd(dls))
     return Learner(dls, model, loss_func=MSELossFlat(), opt_func=_grouped_adamw,
                    splitter=hybrid_groups,
-                   metrics=metrics, cbs=L(cbs)+[FillUnknown()],
+                   metrics=metrics, cbs=L(cbs)+every_training(),
                    lr=[lr,lr/10,lr], wd=[wd,wd,0.], moms=(0.8,0.8,0.8))
 
 # %% ../nbs/06_deep.ipynb #873a0ea9

@@ -35,6 +35,9 @@ def _slope(s, u, rows):
     t = (s.pair_scores(u, rows).double()-lo)/(hi-lo)
     return (hi-lo)*t*(1-t)
 
+def _unit(s): # of ratings: 1 for stars from 1 to 5
+    return 1. if s.y_range is None else (s.y_range[1]-s.y_range[0])/5.5
+
 def _by_choices(s, u, q, x): # user's row; factors of the item (k,), of the user's own (m, k)
     "What each choice adds to the dot product (m,), after a softmax"
     scores = (s.item_factors[1:]@s.user_factors[u]+s.item_bias[1:]).double()
@@ -43,8 +46,9 @@ def _by_choices(s, u, q, x): # user's row; factors of the item (k,), of the user
 
 def _by_ratings(s, u, q, x, j, y): # … rows of the user's own items (m,), their ratings (m,)
     "What each rating adds to the dot product (m,), after squared errors"
-    p,g = s.user_factors[u].double(),_slope(s, u, j).clamp(min=1e-3)
-    off = y.double()-s.pair_scores(u, j).double()
+    unit,p = _unit(s),s.user_factors[u].double()
+    g = (_slope(s, u, j)/unit).clamp(min=1e-3)
+    off = (y.double()-s.pair_scores(u, j).double())/unit
     a = (x*g[:,None]**2).T@x
     a.diagonal().add_(_fitted((g*off)@x, p))
     return torch.linalg.solve(a, q)@x.T * g**2 * (x@p + off/g)
@@ -87,14 +91,16 @@ def reasons(self:Popularity, user:int, item:int)->Reasons:
 @patch
 def reasons(self:Blend, user:int, item:int)->Reasons:
     "The weighted sum of the parts' reasons; what has none of its own, as popularity, adds nothing"
-    rows = self.history.of_row(user)[0].unique()
-    adds,whole,notes = torch.zeros(len(rows), dtype=torch.double),0.,[]
+    found,whole,notes = [],0.,[]
     for w,o in zip(self.weights, self.parts):
-        try: r = (o if o.history is not None else o.with_history(self.history)).reasons(user, item)
+        try: r = o.with_history(self.history).reasons(user, item)
         except UnsupportedError as e: notes.append(str(e))
         else:
-            adds.index_add_(0, torch.searchsorted(rows, r.rows), w*r.adds)
+            found.append((r.rows, w*r.adds))
             whole,notes = whole+w*r.whole,notes+[r.note]*bool(r.note)
+    rows = self.history.of_row(user)[0].unique()
+    adds = torch.zeros(len(rows), dtype=torch.double)
+    for own,o in found: adds.index_add_(0, torch.searchsorted(rows, own), o.double())
     if len(notes)==len(self.parts) and whole==0: raise UnsupportedError(notes[0])
     note = '; '.join(dict.fromkeys(notes))
     return Reasons(rows, adds, self.pair_scores(user, item).item(), whole, note)

@@ -14,12 +14,12 @@ import torch
 
 from .core import as_model
 from .errors import (
-    EmptyRatingsError, MissingColumnError, SettingError, ShapeError,
+    DivergedError, EmptyRatingsError, SettingError, ShapeError,
     check_min_ratings, check_one_of, check_size)
 from .protocol import Model
-from .tables import check_values, rating_columns
+from .tables import check_values
 from .topn import top_rows
-from .vocab import History, as_list
+from .vocab import History, as_list, rating_column
 
 # %% ../nbs/07_lists.ipynb #c8c00495
 def _known(m, exclude): # a `Model`; see `recommend`
@@ -81,6 +81,9 @@ def recommend(o, # what `as_model` takes
     m = as_model(o, history)
     (ids,u),(known,pairs) = _asked(m, users, unseen),_known(m, exclude)
     allowed = _allowed(m, known, items, min_ratings, unseen)
+    if items is None and allowed is not None and not len(allowed):
+        raise SettingError(f"min_ratings={min_ratings}: no item has so many ratings; give a lower "
+                           "min_ratings")
     rows,scores = top_rows(m, u, n, pairs, allowed, block)
     r,c = (rows>0).nonzero().unbind(1)
     best = {m.user_name:ids[r.numpy()], m.item_name:m.vocab.ids(rows[r,c]), 'rank':c.numpy()+1,
@@ -131,9 +134,8 @@ def _held_out(m):
     return _Held(m.vocab.ids(rows, False), rows, at, i, y, err)
 
 def _rating_column(df, m):
-    try: col = rating_columns(df, *m.classes).rating
-    except MissingColumnError: return None
-    check_values(df, col)
+    col = rating_column(df, list(m.classes))
+    if col is not None: check_values(df, col)
     return col
 
 # %% ../nbs/07_lists.ipynb #0ebf69ad
@@ -199,6 +201,10 @@ def _user_metrics(m, valid, n, exclude, at_least, unseen, min_ratings, block):
     sums = lambda x: torch.bincount(h.at, x, minlength=len(rows)).numpy()
     res = res.assign(relevant=r.numpy(), **_what_is_listed(rows, known), ratings=sums(None))
     if h.errors is not None:
+        if not h.errors.isfinite().all():
+            raise DivergedError(f"{m!r} predicts numbers that are not finite: "
+                                f"train it anew, with a "
+                                "lower learning rate")
         res = res.assign(squared=sums(h.errors**2), absolute=sums(h.errors.abs()))
     return res,rows,m.vocab.n_items-1 if allowed is None else len(allowed)
 

@@ -7,8 +7,8 @@ __all__ = ['ML_FILES', 'ML_SHA256', 'ML_GENRES', 'movielens_100k', 'movielens_ra
            'official_fold']
 
 # %% ../nbs/library/movielens.ipynb #975548ae
-import hashlib,io,queue,shutil,subprocess,sys,tempfile,threading,time,urllib.request,zipfile,zlib
-from http.client import HTTPException
+import hashlib,io,os,queue,shutil,subprocess,sys,tempfile,threading,time,urllib.request,zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,12 @@ from .tables import Split, id_columns, make_split
 
 # %% ../nbs/library/movielens.ipynb #6acb903e
 ML_FILES = 'u.data','u.item','u.user','u.genre'
-ML_SHA256 = '06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490'  # of u.data
+ML_SHA256 = {   # of each file as GroupLens publishes it; of `u.item` made from the wheel, too
+    'u.data': ('06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490',),
+    'u.item': ('553841ebc7de3a0fd0d6b62a204ea30c1e651aacfb2814c7a6584ac52f2c5701',
+               '2da17de547ac56b9b9b374093ff655edf10462e157e370c4f4f361a7fef7caf8'),
+    'u.user': ('f120e114da2e8cf314fd28f99417c94ae9ddf1cb6db8ce0e4b5995d40e90e62c',),
+    'u.genre': ('9757e0d3e6b298159a80dd48eaf938114690e911e39af97a76949ef1663610bb',)}
 ML_GENRES = ("unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
              "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western").split()
 
@@ -29,31 +34,58 @@ def _why_unusable(files:dict): # file name → bytes
     "Why `files` are not MovieLens 100K; an empty string if they are"
     lack = [f for f in ML_FILES if f not in files]
     if lack: return f"{', '.join(lack)} missing"
-    if hashlib.sha256(files['u.data']).hexdigest() != ML_SHA256:
-        return "u.data is not the published file (its SHA-256 differs)"
-    return ''
+    bad = [k for k,ok in ML_SHA256.items() if hashlib.sha256(files[k]).hexdigest() not in ok]
+    if not bad: return ''
+    are = (f"{', '.join(bad)} "
+           f"{'is not the published file' if len(bad)==1 else 'are not as published'}")
+    return f"{are} (SHA-256 differs)"
+
+_MOST = 10_000_000   # bytes: twice the size of GroupLens' zip, 5 times that of the largest file
 
 def _read_folder(path):
-    return {f:(Path(path)/f).read_bytes() for f in ML_FILES if (Path(path)/f).is_file()}
+    "The files that can be read in a folder; of one that is far too long, only the start"
+    res = {}
+    for f in ML_FILES:
+        o = Path(path)/f
+        with suppress(OSError):
+            if o.is_file():
+                with o.open('rb') as file: res[f] = file.read(_MOST)
+    return res
 
 # %% ../nbs/library/movielens.ipynb #0775833f
-def _read_url(url, wait=10.):
-    "The bytes at `url`; `TimeoutError` once its host has been silent for `wait` seconds"
-    q = queue.Queue()
+def _chunks(r, stop, most=_MOST):
+    "What an open address has to say, until `stop` is set; `OSError` if that is too much"
+    said = r.headers.get('Content-Length') or ''
+    size = int(said) if said.isdecimal() else None
+    n,most = 0,most if size is None else min(most, int(1.5*size))
+    while not stop.is_set() and (chunk := r.read1(2**16)):
+        n += len(chunk)
+        if n>most: raise OSError(f"more than the {most:,} bytes that are allowed came")
+        yield chunk
+
+def _read_url(url, wait=10., total=None):
+    "The bytes at `url`; `TimeoutError` after `wait` silent seconds, or `total` (12×`wait`) in all"
+    q,stop,total = queue.Queue(),threading.Event(),12*wait if total is None else total
     def _work():
         try:
             with urllib.request.urlopen(url, timeout=wait) as r:
-                while chunk := r.read1(2**16): q.put(chunk)
+                for o in _chunks(r, stop): q.put(o)
             q.put(None)
         except Exception as e: q.put(e)  # raised again below, in the thread of whoever asked
     threading.Thread(target=_work, daemon=True).start()
-    res = []
+    try: return b''.join(_received(q, wait, total))
+    finally: stop.set()
+
+def _received(q, wait, total):
+    "What a thread puts into a queue, up to a `None`"
+    end = time.monotonic()+total
     while True:
-        try: o = q.get(timeout=wait)
-        except queue.Empty: raise TimeoutError(f"no answer within {wait:g} s") from None
-        if o is None: return b''.join(res)
+        try: o = q.get(timeout=max(min(wait, end-time.monotonic()), 0))
+        except queue.Empty: o = TimeoutError(f"no answer within {wait:g} s")
+        if o is None: return
+        if time.monotonic()>=end: raise TimeoutError(f"not all there within {total:g} s")
         if isinstance(o, Exception): raise o
-        res.append(o)
+        yield o
 
 # %% ../nbs/library/movielens.ipynb #140c1753
 _WHEEL = 'recbole==1.2.1'
@@ -67,10 +99,20 @@ def _item_line(line):
     gs = set(genres.split())
     return '|'.join([i, title, '', '', '', *(str(int(g in gs)) for g in ML_GENRES)])
 
+def _member(z, name):
+    "One file of a zip, unpacked no further than such files go; raises if it is another"
+    o = z.getinfo(name)
+    if o.flag_bits & 1: raise ValueError(f"{name} is encrypted")
+    if o.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is packed in a way that GroupLens does not use")
+    if o.file_size>min(_MOST, 100*o.compress_size+1000):
+        raise ValueError(f"{name} would have {o.file_size:,} bytes: too many")
+    with z.open(o) as f: return f.read(o.file_size)   # one that goes on has another CRC
+
 def _from_wheel(f):
     "`u.data`, `u.item`, `u.user` and `u.genre` from the wheel `f` (a path or file object)"
     with zipfile.ZipFile(f) as z:
-        read = lambda ext: z.read(f'recbole/dataset_example/ml-100k/ml-100k.{ext}').decode()
+        read = lambda o: _member(z, f'recbole/dataset_example/ml-100k/ml-100k.{o}').decode()
         data,item,user = (read(o).split('\n', 1)[1] for o in ('inter','item','user'))
     res = {'u.data': data, 'u.user': user.replace('\t', '|'),
            'u.item': ''.join(_item_line(o)+'\n' for o in item.splitlines()),
@@ -79,22 +121,33 @@ def _from_wheel(f):
 
 # %% ../nbs/library/movielens.ipynb #bfa6a3f6
 def _from_grouplens(wait=10.):
-    "All files in GroupLens' zip"
+    "The four files in GroupLens' zip"
     with zipfile.ZipFile(io.BytesIO(_read_url(URLs.ML_100k, wait))) as z:
-        return {Path(n).name:z.read(n) for n in z.namelist() if not n.endswith('/')}
+        return {f:_member(z, f'ml-100k/{f}') for f in ML_FILES}
 
-_PIP = '-m pip download -q --no-deps --only-binary=:all: --retries 0 --disable-pip-version-check'
+_PIP = 'download -q --no-deps --only-binary=:all: --retries 0 --no-cache-dir'.split()
+# no file and no memory beyond these, so that pip ends when a host sends without end
+_LIMITED = f"""
+import runpy
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({_MOST},{_MOST}))
+    resource.setrlimit(resource.RLIMIT_AS, (2**31,2**31))
+except (ImportError, OSError, ValueError): pass   # not on this system
+runpy.run_module('pip', run_name='__main__', alter_sys=True)"""
 
 def _from_pypi(wait=10.):
     "The same data out of a wheel that `pip download` fetches to a temporary folder"
     with tempfile.TemporaryDirectory() as d:
-        cmd = [sys.executable, *_PIP.split(), '--timeout', f'{wait:g}', '-d', d, _WHEEL]
-        r = subprocess.run(cmd, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                           timeout=12*wait)
+        cmd = [sys.executable, '-c', _LIMITED, *_PIP, '--disable-pip-version-check',
+               '--timeout', f'{wait:g}', '-d', d, _WHEEL]
+        env = dict(os.environ, TMPDIR=d, TEMP=d, TMP=d)   # what pip leaves goes, too
+        r = subprocess.run(cmd, capture_output=True, text=True, errors='replace', env=env,
+                           stdin=subprocess.DEVNULL, timeout=12*wait)
         if r.returncode:
             says = [o for o in r.stderr.splitlines() if o.strip() and not o.startswith('WARNING')]
             raise OSError(says[-1] if says else f'pip ended with exit code {r.returncode}')
-        return _from_wheel(next(Path(d).glob('*.whl')))
+        return _from_wheel(next(Path(d).glob('*.whl'), 'no wheel'))
 
 _SOURCES = {"GroupLens' zip": _from_grouplens, f'the wheel {_WHEEL} from PyPI': _from_pypi}
 
@@ -107,22 +160,18 @@ def _install(files:dict, dest:Path):
     try:
         for n,b in files.items(): (tmp/n).write_bytes(b)
         tmp.chmod(0o755)
-        if dest.exists(): dest.rename(dest.with_name(f'{dest.name}.not-used-{int(time.time())}'))
+        if dest.exists(): dest.rename(dest.with_name(f'{dest.name}.not-used-{time.time_ns()}'))
         tmp.rename(dest)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../nbs/library/movielens.ipynb #11cdfdac
-# what a source raises that has nothing, or nothing sound, to give
-_NO_SOURCE = (OSError, HTTPException, KeyError, ValueError, EOFError, NotImplementedError,
-              zlib.error, zipfile.BadZipFile, subprocess.SubprocessError)
-
 def _fetch(dest, tried):
     "Fill `dest` from the first good one of `_SOURCES`; add to `tried` why others were not"
     for name,source in _SOURCES.items():
         try:
             files = source()
             why = _why_unusable(files)
-        except _NO_SOURCE as e: why = f'{type(e).__name__}: {e}'
+        except Exception as e: why = f'{type(e).__name__}: {e}'   # told, and on to the next
         if not why: return _install(files, dest)
         tried.append(f'{name}: {why}')
     raise DataUnavailableError(

@@ -250,10 +250,10 @@ def _scales(self:Posterior, mean, items):
 
 @patch
 @torch.no_grad()
-def surface(self:Posterior, rank:int=None, # factors (default: 2.5 times those of a sample)
+def surface(self:Posterior, n_factors:int=None, # factors (default: 2.5 times those of a sample)
            )->tuple: # the tensors of a `Surface`, in its order; its `y_range`
     "The posterior mean as factors and biases behind a sigmoid"
-    u,v,ub,vb = self._compress(rank or int(2.5*(self.samples[0]['users'].shape[-1]-1)))
+    u,v,ub,vb = self._compress(n_factors or int(2.5*(self.samples[0]['users'].shape[-1]-1)))
     if self.scale is not None:
         y_range,s = None,self.scale
         u,ub,vb = u*s,ub*s+self.offset,vb*s

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from .errors import UnsupportedError
+from .errors import ShapeError, UnsupportedError
 from .vocab import History
 
 # %% ../nbs/library/protocol.ipynb #5891451e
@@ -77,6 +77,11 @@ def __repr__(self:Model):
     return f'{type(self).__name__}({self.user_name}: {n:,}, {self.item_name}: {m:,}{known})'
 
 @patch(as_prop=True)
+def reads_ratings(self:Model):
+    "Does it matter to what is said of a newcomer how they rated, or only what?"
+    return self.rates
+
+@patch(as_prop=True)
 def classes(self:Model): # user column → ids by row, then the same for items
     "Ids by row"
     return self.vocab.classes
@@ -104,6 +109,18 @@ def without_history(self:Model): # another `Model`
 
 # %% ../nbs/library/protocol.ipynb #79fc6fe9
 @patch
+def asked(self:Model, users, # rows of users (k,)
+          items, # rows of items (m,)
+         )->torch.Tensor: # (k, m) float32
+    "What `scores` says, if that is what it should be; raises `ShapeError`"
+    with torch.no_grad(): res = torch.as_tensor(self.scores(users, items)).float()
+    if res.shape!=(len(users),len(items)):
+        raise ShapeError(f"{type(self).__name__}.scores was asked for {len(items)} "
+                         f"items for each of "
+                         f"{len(users)} users and gave the shape {tuple(res.shape)}")
+    return res
+
+@patch
 def pair_scores(self:Model, users, # rows of users, any shape
                 items, # rows of items, of a shape that broadcasts with it
                )->torch.Tensor: # scores, in that shape
@@ -113,7 +130,7 @@ def pair_scores(self:Model, users, # rows of users, any shape
     res,step = torch.empty(users.numel()),max(1, 2**21//max(len(i), 1))
     for at in range(0, len(u), step):
         mine = (nu>=at) & (nu<at+step)
-        res[mine] = self.scores(u[at:at+step], i).float()[nu[mine]-at,ni[mine]]
+        res[mine] = self.asked(u[at:at+step], i)[nu[mine]-at,ni[mine]]
     return res.reshape(users.shape)
 
 @patch
@@ -121,7 +138,7 @@ def scorer(self:Model, rows): # rows of items (m,)
     """A function from rows of users (k,) to what puts the items in order (k, m).
 
     The result may be overwritten by the next call."""
-    return lambda users: self.scores(users, rows)
+    return lambda users: self.asked(users, rows)
 
 @patch
 def shown(self:Model, scores, # (k, n), from `scorer`
@@ -155,8 +172,8 @@ def vectors(self:Model, is_item:bool=True, # of items, or of users?
     "Numbers by row that neighbours are found by: scores, less what is common to all rows"
     n,own = (self.vocab.size(o) for o in (not is_item,is_item))
     some,rows = torch.linspace(1, n-1, min(most, n-1)).long(),torch.arange(1, own)   # never `#na#`
-    if is_item: x = self.scores(some, rows).T.float()
-    else: x = torch.cat([self.scores(o, some).float() for o in rows.split(4096)])
+    if is_item: x = self.asked(some, rows).T
+    else: x = torch.cat([self.asked(o, some) for o in rows.split(4096)])
     return torch.cat([x.new_zeros(1, len(some)), x-x.mean(0)])
 
 # %% ../nbs/library/protocol.ipynb #a1dde23a
@@ -190,4 +207,4 @@ def predict(
     "What the model says of pairs by id"
     u,i,at = self.vocab.table_rows(pairs, unseen)
     col = 'prediction' if self.rates else 'score'
-    return pairs.iloc[at.tolist()].assign(**{col:self.pair_scores(u, i).numpy()})
+    return pairs.iloc[at.tolist()].assign(**{col:self.pair_scores(u, i).float().numpy()})

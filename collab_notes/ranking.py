@@ -24,15 +24,16 @@ from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch.nn import functional as F
 
+from .callbacks import StopDiverged
 from .core import as_model
 from .data import RatingsDL
 from .errors import (
-    DivergedError, SettingError, UnsupportedError, check_one_of, check_size)
+    SettingError, UnsupportedError, check_one_of, check_size)
 from .lists import ndcg_of
 from .models import DotProductBias
 from .newcomers import grown
 from .protocol import Folded, Model
-from .training import auto_wd, check_dls, factors_and_biases
+from .training import FillUnknown, auto_wd, check_dls, factors_and_biases
 from .vocab import History, by_user, items_of
 
 # %% ../nbs/08_ranking.ipynb #010ca61f
@@ -118,7 +119,7 @@ def list_loss(scores, # (bs, n_items)
 
 def list_ndcg(scores, y, n=10): # as `list_loss`
     "Mean nDCG of the lists of `n`, for the table of epochs"
-    top = scores.masked_fill(y<0, -torch.inf).topk(n, dim=1).indices
+    top = scores.masked_fill(y<0, -torch.inf).topk(min(n, y.shape[1]), dim=1).indices
     return ndcg_of(y.gather(1, top)>0, (y>0).sum(1)).mean()
 
 def sampled_loss(scores, y=None): # (bs, 1+n_neg), the chosen one first
@@ -223,7 +224,8 @@ def ranking_learner(dls, # `RatingsDataLoaders`
         n_items = len(dls.classes[list(dls.classes)[1]])
         cbs = L(cbs)+DrawItems(check_size('n_neg', ifnone(n_neg, d['n_neg'])), n_items)
     return Learner(_loaders(dls, loss, ifnone(bs, d['bs'])), model, loss_func=_rank_loss(loss),
-                   opt_func=ranking_adamw, splitter=factors_and_biases, metrics=metrics, cbs=cbs,
+                   opt_func=ranking_adamw, splitter=factors_and_biases, metrics=metrics,
+                   cbs=L(cbs)+[FillUnknown(),StopDiverged()],
                    wd=[ifnone(wd, ranking_wd(dls, loss)),0.], lr=ifnone(lr, d['lr']), moms=moms,
                    **kwargs)
 
@@ -232,7 +234,7 @@ def ranking_learner(dls, # `RatingsDataLoaders`
 def fit_ranking(dls, # `RatingsDataLoaders`
                 n_epoch:int=None, # epochs (default: 20 for 'softmax', else 10)
                 loss:str='softmax', # see `ranking_learner`
-                # of initial weights, order of rows, items drawn; the same seed gives the same model
+                # of initial weights, order of rows, items drawn: same seed and threads, same model
                 seed:int=None,
                 progress:bool=True, # show the table of epochs?
                 **kwargs)->Learner: # trained; its scores are for ranking, no stars
@@ -245,9 +247,6 @@ def fit_ranking(dls, # `RatingsDataLoaders`
         if not progress:
             for o in (learn.no_bar(), learn.no_logging()): stack.enter_context(o)
         learn.fit_one_cycle(n_epoch, learn.lr)
-    if not isfinite(learn.recorder.values[-1][0]):
-        raise DivergedError(f"The training loss is no longer a number: lr={learn.lr} is too high "
-                            "for these ratings, try a tenth of it")
     return learn
 
 # %% ../nbs/08_ranking.ipynb #9a9abeba
@@ -405,6 +404,9 @@ def scorer(self:Blend, rows): # rows of items (m,)
     "A function from rows of users (k,) to scores (k, m)"
     score = [o.scorer(rows) for o in self.parts]
     return lambda users: self.total(o.shown(f(users), users) for o,f in zip(self.parts, score))
+
+@patch(as_prop=True)
+def reads_ratings(self:Blend): return any(o.reads_ratings for o in self.parts)
 
 @patch
 def scores(self:Blend, users, # rows of users (k,)

@@ -177,7 +177,8 @@ class Gaussian:
     def __init__(self, y, chains:int, rnd, # ratings of a chain (N,); chains; `Draws`
                  **kwargs): # not used
         self.levels,self.rnd,self.chains = torch.unique(y),rnd,chains
-        self.offset,self.scale = y.mean(),y.std()
+        unit = 2.**torch.frexp(y.abs().max())[1]   # squares of large ratings would be infinite
+        self.offset,self.scale = (y/unit).mean()*unit,(y/unit).std()*unit
         self.y = ((y-self.offset)/self.scale).repeat(chains)
         self.alpha = torch.ones(chains, device=y.device)
 

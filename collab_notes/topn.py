@@ -9,7 +9,7 @@ __all__ = ['stable_topk', 'top_rows']
 import torch
 
 from .core import as_model
-from .errors import check_size
+from .errors import DivergedError, check_size
 from .protocol import Model
 from .vocab import by_user, items_of
 
@@ -60,8 +60,12 @@ def _best(m, rows, users, seen, n, block):
     res = [(torch.zeros(0, n, dtype=torch.long), torch.zeros(0, n))]
     for u,x in _blocks(m, rows, users, seen, block):
         v,i = stable_topk(x, n)
-        there = v>-torch.inf
-        res.append((rows[i]*there, torch.where(there, m.shown(v, u), torch.nan)))
+        there,shown = v>-torch.inf,m.shown(v, u)
+        if shown[there].isnan().any():
+            raise DivergedError(f"{m!r} predicts numbers that are none (NaN): "
+                                f"train it anew, with a "
+                                "lower learning rate")
+        res.append((rows[i]*there, torch.where(there, shown, torch.nan)))
     return [torch.cat(o) for o in zip(*res)]
 
 # %% ../nbs/library/topn.ipynb #a354d107

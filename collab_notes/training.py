@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['fused_adamw', 'factors_and_biases', 'auto_range', 'auto_wd', 'even_batch', 'DotProductBiasBlocks', 'FillUnknown',
-           'check_dls', 'rebatch', 'ratings_learner', 'fit', 'DotProductBiasEnsemble', 'EachModel']
+           'every_training', 'check_dls', 'rebatch', 'ratings_learner', 'fit', 'DotProductBiasEnsemble', 'EachModel']
 
 # %% ../nbs/03_weight_decay.ipynb #adf9e30c
 from contextlib import ExitStack
 from functools import partial
-from math import isfinite
 from pathlib import Path
 
 import fastai.callback.schedule  # gives `Learner` its `fit_one_cycle` and `lr_find`
@@ -26,10 +25,11 @@ from fastcore.basics import ifnone, patch
 from fastcore.foundation import L
 from fastcore.meta import delegates
 
+from .callbacks import StandardScale, StopDiverged
 from .checkpoint import KeepBest, fit_in_folder
 from .core import filled, in_range
 from .data import RatingsDL
-from .errors import CollabError, DivergedError, SettingError, check_size, check_std
+from .errors import CollabError, SettingError, check_size, check_std
 from .models import DotProductBias, FactorModel
 from .vocab import History
 
@@ -135,6 +135,10 @@ class FillUnknown(Callback):
             for is_item,n in (self.counts or {}).items(): _fill(get_model(self.model), n, is_item)
     def after_fit(self): self.counts = None
 
+def every_training()->list: # of callbacks
+    "What each training of ratings here does, see `callbacks`"
+    return [FillUnknown(),StandardScale(),StopDiverged()]
+
 # %% ../nbs/03_weight_decay.ipynb #28244324
 def check_dls(dls): # `DataLoaders`
     "Raises `SettingError` unless an epoch of these loaders is every rating once, and there is one"
@@ -188,7 +192,7 @@ def ratings_learner(dls, # `RatingsDataLoaders`
     wd = ifnone(wd, auto_wd(dls)*(0.7 if many else 1))
     return Learner(dls, model, loss_func=loss_func or MSELossFlat(), opt_func=fused_adamw,
                    splitter=factors_and_biases, wd=[wd,0.], lr=lr, moms=moms,
-                   cbs=L(cbs)+[FillUnknown()]+([EachModel()] if many else []), **kwargs)
+                   cbs=L(cbs)+every_training()+([EachModel()] if many else []), **kwargs)
 
 # %% ../nbs/03_weight_decay.ipynb #8b01d5d8
 def _options(n_epoch, patience, restore_best, checkpoint, cbs):
@@ -203,7 +207,8 @@ def _options(n_epoch, patience, restore_best, checkpoint, cbs):
 @delegates(ratings_learner)
 def fit(dls, # `RatingsDataLoaders`
         n_epoch:int=6, # epochs: each is every training rating once
-        seed:int=None, # of initial weights and order of rows; the same seed gives the same model
+        # of initial weights and order of rows: same seed and number of threads, same model
+        seed:int=None,
         patience:int=None, # stop after this many epochs without a better valid loss
         restore_best:bool=False, # end with the weights of the best epoch, not the last?
         progress:bool=True, # show a progress bar and the table of epochs?
@@ -224,9 +229,6 @@ def fit(dls, # `RatingsDataLoaders`
             for o in (learn.no_bar(), learn.no_logging()): stack.enter_context(o)
         if checkpoint is None: learn.fit_one_cycle(n_epoch, learn.lr)
         else: fit_in_folder(learn, Path(checkpoint), asked)
-    if not isfinite(learn.recorder.values[-1][0]):
-        raise DivergedError(f"The training loss is no longer a number: lr={learn.lr} is too high "
-                            "for these ratings, try a tenth of it")
     learn.remove_cbs(cbs)
     return learn
 

@@ -56,6 +56,11 @@ def loaders_of(df=None, bs=32, **kw):
 @pytest.fixture
 def dls(): return loaders_of()
 
+def drawn_not_rendered(monkeypatch):
+    "Pictures are drawn, but not turned into dots, which takes most of a test's time"
+    from pathlib import Path
+    monkeypatch.setattr('matplotlib.figure.Figure.savefig', lambda self, path, **kwargs: Path(path).write_bytes(b'\x89PNG'*500))
+
 # models
 
 def surface_of(users=20, items=30, k=3, seed=0, y_range=(0,5.5), sd=(1.,1.,1.,1.), names=('user','item')):

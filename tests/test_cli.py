@@ -11,7 +11,7 @@ from collab_notes.cli import COMMANDS, EXAMPLES, _parse, main
 from collab_notes.console import progress, typed_ids
 from collab_notes.files import load, save
 from collab_notes.vocab import Vocab
-from conftest import LIMIT, ratings_of
+from conftest import drawn_not_rendered, LIMIT, ratings_of
 
 _run = "import sys; from collab_notes.cli import main; sys.exit(main())"
 _script = Path(sys.executable).parent/('collab-notes.exe' if os.name=='nt' else 'collab-notes')
@@ -61,7 +61,7 @@ def rendered(): "For tests that look at pictures"
 @pytest.fixture(autouse=True)
 def quick_pictures(request, monkeypatch):
     "Pictures are drawn, but turned into dots, which takes half of a test's time, only where a test asks for `rendered`"
-    if 'rendered' not in request.fixturenames: monkeypatch.setattr('matplotlib.figure.Figure.savefig', lambda self, path, **kwargs: Path(path).write_bytes(b'\x89PNG'))
+    if 'rendered' not in request.fixturenames: drawn_not_rendered(monkeypatch)
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, own): (tmp_path/'own.csv').write_text(own, encoding='utf-8')

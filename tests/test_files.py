@@ -21,7 +21,7 @@ from collab_notes.core import TENSORS, LayeredNet, Surface, as_model
 from collab_notes.data import RatingsDataLoaders
 from collab_notes.deep import CollabNN, HybridDot, hybrid_model, nn_learner
 from collab_notes.errors import (
-    CorruptFileError, ForeignFileError, ModelFileError, OtherFormatError, SettingError,
+    BadRatingError, CorruptFileError, ForeignFileError, ModelFileError, OtherFormatError, SettingError,
     TruncatedFileError, UnsavableError, UnseenIdError, UnsoundModelError)
 from collab_notes.files import load, pack_classes, read_tensors, save, write_tensors
 from collab_notes.interpret import rating_counts
@@ -229,7 +229,7 @@ def test_each_kind_has_a_home():
         assert getattr(import_module(f'collab_notes.{v}'), k) is Model.kinds[k]
     ours = {k:v.__module__ for k,v in Model.kinds.items() if v.__module__[:13]=='collab_notes.'}
     rest = {v for k,v in ours.items() if k not in files._HOMES}
-    assert rest <= {'collab_notes.core','collab_notes.matrix'}   # the latter for tests
+    assert rest <= {'collab_notes.surface','collab_notes.core','collab_notes.matrix'}   # the latter for tests
 
 def test_a_model_with_a_newcomer(path, learn):
     save(learn, path, history=True)
@@ -438,11 +438,12 @@ def test_histories_that_are_refused(path, table, dls):
     for error,says,h in (
             (UnseenIdError, "'new'", pd.concat([table, table[:1].assign(film='new')])),
             (SettingError, 'Learner', True), (SettingError, '.', [1]), (SettingError, 'str', 'x'),
-            (SettingError, 'other ids', other), (SettingError, 'finite', nan),
+            (SettingError, 'other ids', other), (BadRatingError, 'finite', nan),
             (SettingError, 'rows', [[1,99]]), (SettingError, 'rows', [[0,1]])):
         with pytest.raises(error, match=says): save(model, path, history=h)
-    with pytest.raises(UnsoundModelError, match='finite'):   # nor one that the model brings along
-        save(Surface.with_history(as_model(model), nan), path)
+    m = as_model(model, history=table)
+    m.history.ratings[0] = torch.nan
+    with pytest.raises(UnsoundModelError, match='finite'): save(m, path)   # nor its own
     assert not path.exists()
 
 def test_folders_and_missing_files(tmp_path):

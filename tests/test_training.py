@@ -1,5 +1,6 @@
 """What ensembles and checkpoints promise beyond what notebook 03 shows: `kill -9` at any moment, files that were tampered with, runs that are not the same."""
-import os, pickle
+import json, os, pickle, random
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import nn
 from collab_notes.checkpoint import read_checkpoint
 from collab_notes.core import as_model
 from collab_notes.data import RatingsDataLoaders
-from collab_notes.errors import CheckpointError, DivergedError, ForeignFileError, ModelFileError, OtherFormatError, SettingError
+from collab_notes.errors import CheckpointError, DivergedError, ForeignFileError, ModelFileError, OtherFormatError, SettingError, UnsoundModelError
 from collab_notes.files import read_tensors, write_tensors
 from collab_notes.models import DotProductBias, DotProductBiasParams
 from collab_notes.plots import plot_losses
@@ -239,6 +240,135 @@ def test_cut_short_or_another_kind_of_file(checkpoint, tmp_path):
             assert file.read_bytes()==bad
     finally: file.write_bytes(raw)
     again()
+
+# made up, with checksums that are right
+
+RUN = dict(n_epoch=4, seed=1, n_factors=2, lr=0.3, wd=0., restore_best=True, patience=3)
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    "Files of a run that has finished, and of one that was broken off in its third epoch; how to go on; and how it ends"
+    folder,d = tmp_path_factory.mktemp('forged'),loaders_of(n=100)
+    again = lambda: quiet(d, checkpoint=folder, **RUN)
+    got = {}
+    def keep(file, *args, was=write_tensors):
+        was(file, *args)
+        got[len(got)] = read_raw_file(file)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr('collab_notes.checkpoint.write_tensors', keep)
+        whole = again()
+    return folder/FILE,dict(broken=got[1], finished=got[len(got)-1]),again,whole
+
+def read_raw_file(file):
+    _,tensors,meta = read_tensors(file, 'checkpoint')
+    return tensors,json.loads(meta['run'])
+
+def forge(file, tensors, about): write_tensors(file, 'checkpoint', tensors, dict(run=about if isinstance(about, str) else json.dumps(about)))
+
+def outcome(runs):
+    "Refused with a word on what to do, or a whole run"
+    file,_,again,whole = runs
+    raw = file.read_bytes()
+    try: learn = again()
+    except (ModelFileError, CheckpointError) as e:
+        assert 'start anew' in str(e) and len(str(e))<2000 and file.read_bytes()==raw
+        return type(e)
+    except DivergedError: return DivergedError   # finite numbers that are far too large
+    assert len(learn.recorder.values)==len(whole.recorder.values) and len(learn.recorder.losses)==len(whole.recorder.losses)
+    assert all(torch.isfinite(o).all() for o in weights(learn.model).values())
+
+@pytest.mark.parametrize('which', ['broken','finished'])
+def test_what_was_not_changed_is_accepted(runs, which):
+    forge(runs[0], *runs[1][which])
+    assert outcome(runs) is None
+    same_run(runs[2](), runs[3])
+
+def places(o, at=()):
+    "The way to everything in a JSON value; of long lists, to some of it"
+    if at: yield at
+    keys = list(o) if isinstance(o, dict) else range(len(o)) if isinstance(o, list) else ()
+    for k in keys if isinstance(o, dict) or len(keys)<=12 else (0, len(keys)//2, len(keys)-1): yield from places(o[k], (*at,k))
+
+def put_at(o, at, v):
+    "A copy with something else at one place, or with nothing"
+    o = x = deepcopy(o)
+    for k in at[:-1]: x = x[k]
+    if v is ...: del x[at[-1]]
+    else: x[at[-1]] = v
+    return o
+
+ODD = [..., None, True, False, 0, -1, 1, 0.5, 1e308, -1e308, float('nan'), float('inf'), 10**400, 2**32, 2**63, 'x', '', [], [[]], {}, {'a':1}, [1]*625, ['x'], [None,1.], 'MT19937']
+
+@pytest.mark.parametrize('which', ['broken','finished'])
+def test_anything_in_place_of_anything(runs, which):
+    "At every place of what is told of a run; no file ends in another error, nor Python itself"
+    file,files,*_ = runs
+    tensors,about = files[which]
+    rng = random.Random(which)
+    for at in places(about):
+        for v in rng.sample(ODD, 3):
+            forge(file, tensors, put_at(about, at, v))
+            try: outcome(runs)
+            except Exception as e: raise AssertionError(f'{v!r} at {at}') from e
+
+def odd_tensors(t, rng):
+    "What might stand in place of a tensor: other shapes, types and numbers"
+    yield from (..., torch.zeros(0), torch.zeros(()), torch.ones(3), torch.zeros(1, 1, 1, 1), t.double(), t.half(), t.to(torch.int64), t.bool(), t[None], t.flatten()[:-1], torch.cat([t.reshape(-1)]*2))
+    yield from (torch.full_like(t, v) for v in (torch.nan, torch.inf, -torch.inf, -1., 1e38, 0.5))
+    if t.ndim>1: yield from (t[1:], t.T, t[:,:0])
+
+@pytest.mark.parametrize('which', ['broken','finished'])
+def test_any_tensor_in_place_of_any(runs, which):
+    file,files,*_ = runs
+    tensors,about = files[which]
+    for k,t in tensors.items():
+        for n,v in enumerate(odd_tensors(t, None)):
+            forge(file, {**{o:x for o,x in tensors.items() if o!=k}, **({} if v is ... else {k:v})}, about)
+            try: got = outcome(runs)
+            except Exception as e: raise AssertionError(f'{v} in place of {k}') from e
+            same = v is not ... and v.dtype==t.dtype and v.shape==t.shape
+            assert same or got is UnsoundModelError, f'{v} in place of {k}'
+    for more in ('opt.9.step','opt.x.step','opt.0.do_wd','opt.0','best.x','model.x','x','opt.-1.step'):
+        forge(file, {**tensors, more:torch.ones(())}, about)
+        assert outcome(runs) is UnsoundModelError, more
+
+FORGED = dict(
+    half_trained=('broken', lambda ts,o: o.update(finished=True)), text=('broken', lambda ts,o: o.update(finished='x')), number=('broken', lambda ts,o: o.update(finished=1)),
+    more_epochs=('finished', lambda ts,o: o.update(epoch=99)), fewer=('finished', lambda ts,o: o.update(epoch=1)), none=('broken', lambda ts,o: o.update(epoch=0)),
+    best=('broken', lambda ts,o: o.update(best=[0.,0])), later_best=('broken', lambda ts,o: o['best'].__setitem__(1, 1-o['best'][1])), no_best=('broken', lambda ts,o: o.update(best=None)),
+    other_weights=('finished', lambda ts,o: ts['model.user_emb.weight'].add_(1)), no_optimizer=('broken', lambda ts,o: [ts.pop(k) for k in list(ts) if k[:3]=='opt']),
+    half_an_optimizer=('broken', lambda ts,o: ts.pop('opt.0.exp_avg')), shapes=('broken', lambda ts,o: ts.update({'opt.0.exp_avg':torch.zeros(10**6), 'opt.0.exp_avg_sq':torch.zeros(1)})),
+    swapped=('broken', lambda ts,o: ts.update({'opt.0.exp_avg':ts['opt.1.exp_avg']})), step=('broken', lambda ts,o: ts.update({'opt.0.step':torch.tensor(1e9)})),
+    steps=('broken', lambda ts,o: ts.update({'opt.0.step':torch.ones(5)})), numpy_place=('broken', lambda ts,o: o['random']['numpy'].__setitem__(2, 10**6)), python_place=('broken', lambda ts,o: o['random']['python'][1].__setitem__(624, 625)),
+    normal=('broken', lambda ts,o: o['random']['python'].__setitem__(2, 'x')), torch_zeros=('broken', lambda ts,o: o['random'].update(torch=[0]*5056)), torch_ones=('broken', lambda ts,o: o['random'].update(torch=[255]*5056)),
+    loaders=('broken', lambda ts,o: o['random']['loaders'].pop()), gpus=('broken', lambda ts,o: o['random'].update(cuda=[[0]*16]*99)), gpu_text=('broken', lambda ts,o: o['random'].update(cuda=['x'])),
+    hps=('broken', lambda ts,o: o['hps'].pop('mom')), more_hps=('broken', lambda ts,o: o['hps'].update(x=[])), more=('broken', lambda ts,o: o.update(more=1)), more_data=('broken', lambda ts,o: o['data'].update(more=1)))
+
+@pytest.mark.parametrize('case', FORGED)
+def test_forged_runs_are_refused(runs, case):
+    file,files,*_ = runs
+    which,edit = FORGED[case]
+    tensors,about = deepcopy(files[which])
+    edit(tensors, about)
+    forge(file, tensors, about)
+    assert outcome(runs) is (CheckpointError if case in ('gpus','more_data') else UnsoundModelError)
+
+@pytest.mark.parametrize('run', ['', '[', '[]', '1', 'null', '{}', '['*100_000, '{"a":'*100_000, '1'*5000, '"x"', '{"epoch":1}', 'NaN'], ids=lambda o: o[:12])
+def test_what_is_told_of_a_run_is_no_run(runs, run):
+    forge(runs[0], runs[1]['broken'][0], run)
+    assert outcome(runs) is UnsoundModelError
+    for meta in (dict(run=[run]), dict(run=None), [run], run, None, 1, {}):
+        write_tensors(runs[0], 'checkpoint', {}, meta)
+        assert outcome(runs) is ForeignFileError
+
+def test_runs_of_other_optimizers_go_on(tmp_path, monkeypatch, dls):
+    "What an optimizer remembers is asked of it, not listed here"
+    from fastai.optimizer import OptimWrapper
+    for n,opt in enumerate([partial(torch.optim.SGD, momentum=0.9), torch.optim.RMSprop, partial(torch.optim.AdamW, amsgrad=True), torch.optim.NAdam]):
+        monkeypatch.setattr('collab_notes.training.fused_adamw', partial(OptimWrapper, opt=opt))
+        kw = dict(n_epoch=3, seed=1, n_factors=2, lr=1e-3)
+        broken_off(dls, 1, monkeypatch, checkpoint=tmp_path/str(n), **kw)
+        same_run(quiet(dls, checkpoint=tmp_path/str(n), **kw), quiet(dls, **kw))
 
 def test_tensors_there_and_back(tmp_path):
     w = torch.arange(6.)
