@@ -220,6 +220,13 @@ def _positions(people, ids, prior, key):
         raise UnseenIdError(f"{key}: {people[bad[0]]!r} has ratings, but is not in `ids`", key, bad)
     return ids,torch.tensor([at[o] for o in people], dtype=torch.long)
 
+def _check_prior(prior, s):
+    k = s.factors().shape[1]+1
+    if prior.mean.shape[-1]!=k:
+        raise SettingError(f"This prior is of another model: "
+                           f"it has {prior.mean.shape[-1]-1} factors, "
+                           f"and the model has {k-1}")
+
 def fold_in(o, # what `as_model` takes, made of factors and biases
             # of newcomers: columns of users, items and ratings, called as in the model
             ratings:pd.DataFrame,
@@ -278,13 +285,6 @@ def _choose(s, prior, rows):
     (q,b),known = _other_side(s, prior.is_item),(prior.mean,prior.root)
     if prior.is_item: return choice_row(q, b, rows, *known, rest_of(s.replace(y_range=None), rows))
     return choice_row(q[1:], b[1:], rows-1, *known)
-
-def _check_prior(prior, s):
-    k = s.factors().shape[1]+1
-    if prior.mean.shape[-1]!=k:
-        raise SettingError(f"This prior is of another model: "
-                           f"it has {prior.mean.shape[-1]-1} factors, "
-                           f"and the model has {k-1}")
 
 @patch
 def fold(self:Surface, rows, # of what was rated (m,)

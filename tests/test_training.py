@@ -306,7 +306,7 @@ def test_anything_in_place_of_anything(runs, which):
     tensors,about = files[which]
     rng = random.Random(which)
     for at in places(about):
-        for v in rng.sample(ODD, 3):
+        for v in rng.sample(ODD, 1):
             forge(file, tensors, put_at(about, at, v))
             try: outcome(runs)
             except Exception as e: raise AssertionError(f'{v!r} at {at}') from e
@@ -321,8 +321,8 @@ def odd_tensors(t, rng):
 def test_any_tensor_in_place_of_any(runs, which):
     file,files,*_ = runs
     tensors,about = files[which]
-    for k,t in tensors.items():
-        for n,v in enumerate(odd_tensors(t, None)):
+    for j,(k,t) in enumerate(tensors.items()):
+        for n,v in list(enumerate(odd_tensors(t, None)))[j%3::3]:   # each kind for every third tensor
             forge(file, {**{o:x for o,x in tensors.items() if o!=k}, **({} if v is ... else {k:v})}, about)
             try: got = outcome(runs)
             except Exception as e: raise AssertionError(f'{v} in place of {k}') from e
