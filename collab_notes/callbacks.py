@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .errors import DivergedError
+from .vocab import History
 
 # %% ../nbs/library/callbacks.ipynb #333fc74d
 _DIFFERENCES = nn.MSELoss,nn.L1Loss,nn.SmoothL1Loss,nn.HuberLoss
@@ -25,8 +26,8 @@ class StandardScale(Callback):
     Of losses that are made of differences; another, as cross-entropy, means what it says."""
     run_valid = False
     def before_train(self):
-        y = self.dls.train_ds.ys.iloc[:,0].to_numpy(dtype=float)
-        self.low,span = float(y.min()),float(y.max()-y.min())
+        y = History.of(self.dls).part()[2].double()
+        self.low,span = y.min().item(),(y.max()-y.min()).item()
         differ = isinstance(getattr(self.loss_func, 'func', self.loss_func), _DIFFERENCES)
         self.per_unit = 4/span if differ and span>0 else 1.
     def after_pred(self):

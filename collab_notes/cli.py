@@ -272,6 +272,10 @@ def _save_with(m, who, name, path):
     from collab_notes.newcomers import add_user
     from collab_notes.files import save
     more = add_user(m, typed_new(m.vocab, name), who)
+    if more.kind!=m.kind:
+        print(f'{path} will hold the mean of the samples of this {m.kind}: '
+              f'intervals need the model '
+              'as it was', file=sys.stderr)
     print(f'Saved with user {name} in {save(more, path, **(m.about or {}))}', file=sys.stderr)
 
 def _check_together(**pairs):

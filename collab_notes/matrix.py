@@ -25,7 +25,7 @@ from .coldstart import (
     fold_in, learn_prior, new_item, new_user, next_questions, representative)
 from .core import as_model, predict, predict_one
 from .deep import hybrid_learner, nn_learner
-from .errors import UnsavableError, UnsupportedError
+from .errors import SettingError, UnsavableError, UnsupportedError
 from .explain import why
 from .files import load, save
 from .interpret import bias_table, pca_map, rating_counts, similar, top_items
@@ -54,6 +54,8 @@ class Case:
                  history=None): # who rated what, where `o` does not know
         self.o,self.kw,self.m = (o,{} if history is None else dict(history=history),
                                  as_model(o, history))
+        if self.m.history is None:
+            raise SettingError("Who rated what is not known here: give history=…, a ratings table")
         u,i,_ = self.m.history.part()
         self.user_row,self.item_row = (int(x.bincount().argmax()) for x in (u,i))
         names = {False:self.m.user_name, True:self.m.item_name}
@@ -68,7 +70,8 @@ class Case:
         self.fans = dict(zip(self.seen[self.m.user_name].unique()[:3],
                              self.seen.rating.iloc[:3].tolist()))
         self.held = self.m.history.table(held_out=True)
-        if not len(self.held): self.held = self.seen.head(20)
+        self.exclude = 'history' if len(self.held) else None
+        if not len(self.held): self.held = self.seen.iloc[::5]
         self.column = 'prediction' if self.m.rates else 'score'
 
     def stranger(self, is_item=False):
@@ -87,7 +90,9 @@ def _recommend(c, users):
     assert not len(both), "what they have rated is recommended"
     return df
 
-def _measure(c): return _whole(evaluate(c.o, c.held, n=3, unseen='skip', **c.kw), 'ndcg')
+def _measure(c):
+    df = evaluate(c.o, c.held, n=3, exclude=c.exclude, unseen='skip', **c.kw)
+    return _whole(df, 'ndcg', *['rmse']*c.m.rates)
 
 def _add_user(c):
     m = add_user(c.m, c.stranger(), new_user(c.o, c.taste, **c.kw))
@@ -148,7 +153,9 @@ VERBS = {   # name → what is tried, on a `Case`
     'recommend, everybody': lambda c: _recommend(c, None),
     'top_rows': lambda c: top_rows(c.m, [c.user_row], n=3)[0].any(),
     'evaluate': _measure,
-    'user_metrics': lambda c: _whole(user_metrics(c.o, c.held, n=3, unseen='skip', **c.kw),
+    'user_metrics': lambda c: _whole(user_metrics(c.o, c.held, n=3, exclude=c.exclude,
+                                                  unseen='skip',
+                                                     **c.kw),
                                      'relevant'),
     'why': lambda c: _whole(why(c.o, c.user, c.new, **c.kw), 'adds'),
     'similar items': lambda c: _whole(similar(c.o, c.item, n=3, **c.kw)),

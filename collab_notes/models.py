@@ -14,6 +14,7 @@ from torch import nn
 
 from .core import in_range
 from .errors import RatingRangeError, check_range, check_size, check_std
+from .vocab import History, has_rows
 
 # %% ../nbs/02_from_scratch.ipynb #863d3a74
 class FactorModel(Module):
@@ -52,8 +53,7 @@ def from_dls(cls:FactorModel, dls, # `DataLoaders` for collaborative filtering
     user,item = list(dls.classes)[:2]
     res = cls(len(dls.classes[user]), len(dls.classes[item]), n_factors, **kwargs)
     res.classes = {o:dls.classes[o] for o in (user,item)}
-    ys = dls.train_ds.ys.to_numpy(dtype=float)
-    r = res.y_range
+    r,ys = res.y_range,History.of(dls).part()[2] if has_rows(dls) else ()
     if r and len(ys) and not r[0] <= ys.min() <= ys.max() <= r[1]:
         raise RatingRangeError(f"y_range={r} does not span the ratings, which go from {ys.min():g} "
                                f"to {ys.max():g}: give a y_range a little wider than them")

@@ -150,7 +150,7 @@ def _noise(m, most):
     r = scale_of(m)
     if r is None:   # as far as its own words go
         n,k = (torch.arange(1, m.vocab.size(o)) for o in (False,True))
-        x = m.scores(n[:64], k[:256])
+        x = m.asked(n[:64], k[:256])
         r = x.min().item(),x.max().item()
     return ((r[1]-r[0])/6)**2 or 1e-6
 
@@ -163,7 +163,7 @@ def noise_of(m, # a `Model` that rates
 # %% ../nbs/library/newcomers.ipynb #f57b6a26
 def _scores_of(m, rows, others, is_item):
     "What a model says of each pair, own side first (k, n)"
-    x = m.scores(others, rows).T if is_item else m.scores(rows, others)
+    x = m.asked(others, rows).T if is_item else m.asked(rows, others)
     return x.double()
 
 def _log_weights(m, who, rows, ratings, others, is_item):
@@ -238,7 +238,7 @@ def rest_of(m, # a `Model` whose scores are an order
            )->torch.Tensor: # (m,) float64
     "The log of the sum of e^score over all items, for each of some users"
     items = torch.arange(1, m.vocab.n_items)
-    return torch.cat([m.scores(o, items).double().logsumexp(1) for o in users.split(256)])
+    return torch.cat([m.asked(o, items).double().logsumexp(1) for o in users.split(256)])
 
 # %% ../nbs/library/newcomers.ipynb #8394e2f3
 def fold_layers(m, # a `LayeredNet`
@@ -405,12 +405,12 @@ def add_user(o, # what `as_model` takes
              id, # a new one, of the type of the others
              who:Newcomer, # from `new_user`
             )->Model: # with a row more; `o` is as it was
-    "The model with one user more, and their ratings in its history"
+    "The model with one user more; of one that samples, such as `BayesianPMF`, its mean surface"
     return _add(o, id, who, False)
 
 def add_item(o, # what `as_model` takes
              id, # a new one, of the type of the others
              what:Newcomer, # from `new_item`
             )->Model: # with a row more; `o` is as it was
-    "The model with one item more, and its ratings in the history"
+    "The model with one item more; of one that samples, such as `BayesianPMF`, its mean surface"
     return _add(o, id, what, True)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from .errors import ShapeError, UnsupportedError
+from .errors import DivergedError, SettingError, ShapeError, UnsupportedError
 from .vocab import History
 
 # %% ../nbs/library/protocol.ipynb #5891451e
@@ -113,11 +113,17 @@ def asked(self:Model, users, # rows of users (k,)
           items, # rows of items (m,)
          )->torch.Tensor: # (k, m) float32
     "What `scores` says, if that is what it should be; raises `ShapeError`"
+    if self.needs_history and self.history is None:
+        raise SettingError(f"{type(self).__name__} scores people by who has chosen "
+                           f"what, and this one "
+                           "knows of nothing: give history=…, a ratings table")
     with torch.no_grad(): res = torch.as_tensor(self.scores(users, items)).float()
     if res.shape!=(len(users),len(items)):
         raise ShapeError(f"{type(self).__name__}.scores was asked for {len(items)} "
                          f"items for each of "
                          f"{len(users)} users and gave the shape {tuple(res.shape)}")
+    if res.isnan().any():
+        raise DivergedError(f"{type(self).__name__}.scores gives numbers that are none (NaN)")
     return res
 
 @patch
@@ -180,7 +186,8 @@ def vectors(self:Model, is_item:bool=True, # of items, or of users?
 @patch
 def state(self:Model)->dict: # name → tensor, plain value, `Model` or list of `Model`s
     "What a file should hold, besides ids and history"
-    return {k:v for k,v in vars(self).items() if k not in ('vocab','about') and k[0]!='_'}
+    own = 'vocab','about','_history','_kept'   # kept by `files`, or not at all
+    return {k:v for k,v in vars(self).items() if k not in own}
 
 @patch(cls_method=True)
 def from_state(cls:Model, state, # from `state`

@@ -277,6 +277,8 @@ class EASE(Model):
         # (n_items, n_items): row j, column i: what having chosen j adds to i
         self.weights = p.div_(-p.diagonal().clone()).fill_diagonal_(0).float().contiguous()
 
+    def state(self): return dict(weights=self.weights, reg=self.reg)
+
 # %% ../nbs/08_ranking.ipynb #efcc3149
 @patch
 def chosen(self:EASE, users, # rows of users (k,)

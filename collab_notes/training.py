@@ -45,7 +45,7 @@ fused_adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, b
 # %% ../nbs/03_weight_decay.ipynb #f1bc9f47
 def auto_range(dls): # `RatingsDataLoaders`
     "A `y_range` with room around training ratings: a quarter of their span below, an eighth above"
-    y = dls.train.tensors()[1]
+    y = History.of(dls).part()[2]
     lo,hi = y.min().item(),y.max().item()
     if lo==hi:
         raise CollabError(f"All training ratings are {lo:g}: there is nothing to learn from them. "
