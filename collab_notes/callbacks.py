@@ -24,8 +24,9 @@ class StandardScale(Callback):
     """Train on errors of ratings between 1 and 5, whatever their unit; losses are shown in it.
 
     Of losses that are made of differences; another, as cross-entropy, means what it says."""
-    run_valid = False
+    run_valid,per_unit = False,None
     def before_train(self):
+        if self.epoch and self.per_unit is not None: return   # once for all epochs of a training
         y = History.of(self.dls).part()[2].double()
         self.low,span = y.min().item(),(y.max()-y.min()).item()
         differ = isinstance(getattr(self.loss_func, 'func', self.loss_func), _DIFFERENCES)
@@ -38,6 +39,7 @@ class StandardScale(Callback):
     def after_loss(self):
         if self.per_unit==1: return
         with torch.no_grad(): self.learn.loss = self.loss_func(*self.own)
+    def after_fit(self): self.per_unit = self.own = None
 
 # %% ../nbs/library/callbacks.ipynb #0cd96d9a
 class StopDiverged(Callback):

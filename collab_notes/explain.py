@@ -18,6 +18,7 @@ from .core import Surface, as_model
 from .data import RatingsDataLoaders, kfold_splits, random_split, stratified_split
 from .errors import (
     DivergedError, SettingError, UnseenIdError, UnsupportedError, check_one_of, check_size)
+from .newcomers import has_factors
 from .protocol import Model
 from .ranking import EASE, Blend, Popularity, fit_ranking, ranking_recipe, ranking_wd
 from .training import auto_wd, fit
@@ -130,7 +131,7 @@ def reasons(self:Model, user:int, # row of a user
             item:int, # row of an item
            )->Reasons:
     "Those of its factors, if it has some; else the change of the score without each of the ratings"
-    if type(self).as_surface is Model.as_surface: return _leave_one_out(self, user, item)
+    if not has_factors(self): return _leave_one_out(self, user, item)
     res = self.as_surface().with_history(self.history).reasons(user, item)
     return res._replace(score=self.pair_scores(user, item).item())
 
