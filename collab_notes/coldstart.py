@@ -223,19 +223,17 @@ def _positions(people, ids, prior, key):
 def _check_prior(prior, s):
     k = s.factors().shape[1]+1
     if prior.mean.shape[-1]!=k:
-        raise SettingError(f"This prior is of another model: "
-                           f"it has {prior.mean.shape[-1]-1} factors, "
-                           f"and the model has {k-1}")
+        raise SettingError(f"This prior is of another model: it has {prior.mean.shape[-1]-1} "
+                           f"factors, and the model has {k-1}")
 
 def fold_in(o, # what `as_model` takes, made of factors and biases
-            # of newcomers: columns of users, items and ratings, called as in the model
-            ratings:pd.DataFrame,
+            ratings:pd.DataFrame, # of newcomers: users, items, ratings, called as in the model
             prior:Prior=None, # what is believed of them before (default: `learn_prior(o)`)
-            # the newcomers in this order, even those without a rating (default: as they come)
-            ids=None,
+            ids=None, # of newcomers, even those without a rating (default: as they come)
             is_item:bool=False, # newcomers are users, or items? (as in `prior`, if given)
             steps:int=10, # Newton steps, at most
             history=None, # who rated what, see `as_model`
+            duplicates:str='error', # see `check_ratings`
             # ids; vectors (n, n_factors), biases (n,); covariances of both together (n, k, k),
             # `None` where scores are only an order
            )->FoldIn:
@@ -246,7 +244,7 @@ def fold_in(o, # what `as_model` takes, made of factors and biases
     key,c = s.vocab.name(prior.is_item),rating_columns(ratings, s.user_name, s.item_name)
     people,other = list(ratings[key]),list(ratings[s.vocab.name(not prior.is_item)])
     y = ratings[c.rating].to_numpy()
-    other,y = given_rows(s.vocab, other, y, prior.is_item, prior.scale, people)
+    other,y,people = given_rows(s.vocab, other, y, prior.is_item, prior.scale, people, duplicates)
     ids,who = _positions(people, ids, prior, key)
     if s.rates: x,cov,_ = _fold(s, prior, who, other, y, len(ids), steps)
     else:
@@ -326,7 +324,7 @@ def _facts_of_one(meta, metadata, notes):
     notes += ([f"missing: {', '.join(miss)}"] if miss else []) + meta.side.notes(metadata)
     return True
 
-def _newcomer(o, ratings, metadata, prior, meta, n, history, is_item):
+def _newcomer(o, ratings, metadata, prior, meta, n, history, duplicates, is_item):
     m,n,notes = as_model(o, history),check_size('n', n),[]
     if metadata is not None and meta is None:
         raise SettingError("metadata needs a model of what it means: meta=fit_metadata(…)")
@@ -337,7 +335,8 @@ def _newcomer(o, ratings, metadata, prior, meta, n, history, is_item):
     if prior is not None: m.as_surface()   # which says why a model takes none
     lists = not m.reads_ratings and (m.history is None or m.history.ratings is None)
     ids,y = given_ratings({} if ratings is None else ratings, m.vocab.name(not is_item), lists)
-    rows,y = given_rows(m.vocab, ids, y, is_item, scale_of(m) if prior is None else prior.scale)
+    scale = scale_of(m) if prior is None else prior.scale
+    rows,y,_ = given_rows(m.vocab, ids, y, is_item, scale, duplicates=duplicates)
     known = metadata is not None and _facts_of_one(meta, metadata, notes)
     if known: prior = replace(prior, mean=meta(metadata)[0])
     if len(y) and not m.reads_ratings and not lists: notes.append('ratings count as choices')
@@ -358,19 +357,20 @@ def new_user(o, # what `as_model` takes
              meta:MetadataModel=None, # from `fit_metadata`
              n:int=10, # how many items on `top`
              history=None, # who rated what, see `as_model`
+             duplicates:str='error', # what is rated twice: see `check_ratings`
             )->Newcomer: # `predictions`, `top`, `rung`, `notes`; of factors also `vector`, `bias`
     "What to think of, and recommend to, a user whom the model has not seen"
-    return _newcomer(o, ratings, metadata, prior, meta, n, history, False)
+    return _newcomer(o, ratings, metadata, prior, meta, n, history, duplicates, False)
 
 @delegates(new_user)
 def new_item(o, # what `as_model` takes
              # {user: rating}, pairs, a Series, or a table with a column of users and one of ratings
              ratings=None,
              # as in `new_user`, of items; `top` are the users who will like it best
-             metadata=None, prior=None, meta=None, n=10, history=None,
+             metadata=None, prior=None, meta=None, n=10, history=None, duplicates='error',
             )->Newcomer:
     "The same for a new item"
-    return _newcomer(o, ratings, metadata, prior, meta, n, history, True)
+    return _newcomer(o, ratings, metadata, prior, meta, n, history, duplicates, True)
 
 Model.new_user,Model.new_item = new_user,new_item
 

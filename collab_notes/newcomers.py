@@ -22,8 +22,8 @@ from .errors import (
     DuplicateRatingsError, MissingColumnError, RatingsError, SettingError, UnsupportedError)
 from .protocol import Folded, Model
 from .rowfit import spread_of
-from .tables import check_values, rating_columns
-from .vocab import role
+from .tables import Columns, check_values, rating_columns, settle_repeats
+from .vocab import plain, role
 
 # %% ../nbs/library/newcomers.ipynb #65b6092e
 def given_ratings(
@@ -52,7 +52,9 @@ def given_rows(vocab, # a `Vocab`
                is_item:bool=False, # are newcomers items?
                scale:tuple=None, # (lowest, highest) rating there can be; any if `None`
                who=None, # whose ratings they are (m,) (default: one newcomer's)
-              )->tuple: # rows of what was rated (m,) int64; ratings (m,) float64
+               # what is rated twice by one: 'error', 'keep', 'first', 'last' or 'mean'
+               duplicates:str='error',
+              )->tuple: # rows of what was rated (m,) int64; ratings (m,) float64; whose they are
     "Rows and ratings, if fit for use; raises `UnseenIdError`, `DuplicateRatingsError` and the like"
     v,name = np.asarray(ratings) if len(ratings) else np.zeros(0),vocab.name(not is_item)
     inside = v.dtype.kind in 'iuf' and np.isfinite(v).all()
@@ -60,12 +62,13 @@ def given_rows(vocab, # a `Vocab`
     if not inside or (scale and len(v) and not scale[0]<=near.min()<=near.max()<=scale[1]):
         check_values(pd.DataFrame({name:list(ids), 'rating':list(ratings)}), 'rating', scale)
     rows = vocab.rows(list(ids), not is_item)
-    pairs = pd.Series(zip([0]*len(rows) if who is None else who, rows.tolist()))
-    if len(set(pairs))<len(rows):
-        bad = np.flatnonzero(pairs.duplicated())
-        raise DuplicateRatingsError(f"{name}: {ids[bad[0]]!r} is rated more than once; keep one of "
-                                    "these ratings", name, bad)
-    return rows,torch.as_tensor(v.astype(float))
+    df = pd.DataFrame(dict(who=[0]*len(rows) if who is None else who, row=rows, y=v.astype(float)))
+    if duplicates=='error' and (bad := np.flatnonzero(df.duplicated(['who','row']))).size:
+        raise DuplicateRatingsError(
+            f"{name}: {plain(ids[bad[0]])!r} is rated more than once; choose with duplicates="
+            "'keep', 'first', 'last' or 'mean'", name, bad)
+    df = settle_repeats(df, Columns('who', 'row', 'y', None), duplicates)
+    return *(torch.tensor(df[o].to_numpy()) for o in ('row','y')),list(df.who)
 
 # %% ../nbs/library/newcomers.ipynb #92386b86
 SLACK = 1.5   # found in 05_bootstrap
