@@ -46,7 +46,8 @@ def _lists(m, users, n, seen, rows, block=4096):
     import pandas as pd
     from collab_notes.lists import recommend as best
     items = list(m.vocab.ids(rows))
-    parts = progress([users[i:i+block] for i in range(0, len(users), block)], 'recommending')
+    ends = range(0, max(len(users), 1), block)
+    parts = progress([users[i:i+block] for i in ends], 'recommending')
     return pd.concat([best(m, o, n=n, exclude=seen, items=items) for o in parts], ignore_index=True)
 
 def _tell(df):
@@ -430,8 +431,8 @@ def _run(args):
         die(f"there is no command {args[0]!r}: try {', '.join(COMMANDS)}, or --help")
     kwargs = _parse(args[0], args[1:])
     import warnings
-    # said by libraries while they load; nothing a user can act on
-    warnings.filterwarnings('ignore', message='.*torch.jit.script.*|'
+    # said by libraries while they load, or of signs that show as boxes in a picture anyway
+    warnings.filterwarnings('ignore', message='.*torch.jit.script.*|Glyph .* missing from|'
                                               'The given NumPy array is not writable')
     if not sys.stdout.isatty(): no_moving_bar()
     COMMANDS[args[0]](**kwargs)

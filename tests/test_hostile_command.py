@@ -110,7 +110,7 @@ def test_a_run_that_fails_leaves_no_folder(run, base, tmp_path, monkeypatch):
     for name in ('new/below','there'):
         with pytest.MonkeyPatch.context() as m:
             m.setattr(training, 'fit', fails)
-            check_mistake(run('train', 'own.csv', '--out', tmp_path/name), 'no') if False else run('train', 'own.csv', '--out', tmp_path/name)
+            assert run('train', 'own.csv', '--out', tmp_path/name).code==2
         assert tree(tmp_path)==['there']
     with pytest.MonkeyPatch.context() as m:   # while saving
         def full(*args, **kwargs): raise OSError(28, 'No space left on device')
@@ -151,7 +151,7 @@ def test_an_empty_list_is_empty(run, base, tmp_path):
     assert 'it names no item' in r.err
     r = run('recommend', 'mine', '-', stdin='\n')
     assert r.code==0 and 'nothing to show' in r.out and 'Empty DataFrame' not in r.out
-    assert run('recommend', 'mine', '-', '--format', 'json', stdin='').out.split()==['[','',']'] or json.loads(run('recommend', 'mine', '-', '--format', 'json', stdin='').out)==[]
+    assert json.loads(run('recommend', 'mine', '-', '--format', 'json', stdin='').out)==[]
     few_rated = some_ratings()['product'].value_counts().index[-1]
     (tmp_path/'rare.txt').write_text(few_rated+'\n', encoding='utf-8')
     r = run('recommend', 'mine', 'c002', '--items', tmp_path/'rare.txt', '--min-ratings', '30', '--format', 'csv')
