@@ -309,3 +309,14 @@ def test_any_file(base, raw, where):
         drawn_not_rendered(m)
         r = in_process(*args, cwd=base, stdin=raw if where=='recommend' else b'')
     assert r.code in (0,2) and 'Traceback' not in r.err, (args, raw, r.err)
+
+@unix
+@pytest.mark.parametrize('after', [0.01, 0.05, 0.1])
+def test_interrupted_before_it_can_speak(base, tmp_path, after):
+    "As `python -m collab_notes`, or the script: in its first moments Ctrl-C ends the command without a word, later with one. (Nothing depends on which)"
+    p = subprocess.Popen([sys.executable, '-c', 'import os, signal\nfrom collab_notes.__main__ import start\nprint("on", flush=True)\nstart()', 'train', 'nowhere.csv'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p.stdout.readline()
+    try: p.wait(after)
+    except subprocess.TimeoutExpired: p.send_signal(signal.SIGINT)
+    err = p.communicate(timeout=LIMIT)[1]
+    assert 'Traceback' not in err and (p.returncode,err) in ((130,'collab-notes: interrupted\n'), (-signal.SIGINT,'')) or p.returncode==2
