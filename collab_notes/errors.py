@@ -11,6 +11,7 @@ __all__ = ['CollabError', 'DataUnavailableError', 'SettingError', 'ShapeError', 
            'some_rows', 'rows_have', 'check_one_of', 'check_size', 'check_min_ratings', 'check_std', 'check_range']
 
 # %% ../nbs/library/errors.ipynb #18fc1406
+import re
 from math import isfinite
 from numbers import Integral, Real
 
@@ -19,6 +20,11 @@ class CollabError(Exception):
     """Base of all errors that the user of this library can put right.
 
     The message names what is wrong, and the remedy"""
+    def __init__(self, *args): super().__init__(*(_plain(o) for o in args))
+
+_SCALAR = re.compile(r"\bnp\.(?:u?int\d+|float\d+|bool_?|str_)\(([^()]*)\)")
+
+def _plain(o): return _SCALAR.sub(r'\1', o) if isinstance(o, str) else o
 
 # %% ../nbs/library/errors.ipynb #b7c6be29
 class DataUnavailableError(CollabError, OSError):
