@@ -191,7 +191,7 @@ def default_exp(path):
 
 def ours(names): return {o.split('.')[1] for o in names if o.startswith('collab_notes.')} - {''}
 
-serve_people = {'__main__','cli','console','matrix','streams'}   # and so may import anything
+serve_people = {'__main__','cli','console','matrix'}   # and so may import anything
 
 def test_modules_import_only_those_before_them():
     "A library module imports library modules, a chapter's module these and those of chapters that the reader has met."
