@@ -139,7 +139,7 @@ import importlib, json, sys
 sys.path.insert(0, sys.argv[1])
 from collab_notes._modidx import d
 res = {}
-for mod in d['syms']:
+for mod in [*d['syms'], 'collab_notes.__main__']:   # nbdev's index leaves that one out
     m = importlib.import_module(mod)
     assert m.__file__.startswith(sys.argv[1]), m.__file__
     res[mod] = [o for o in m.__all__ if not hasattr(m, o)]
