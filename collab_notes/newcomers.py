@@ -172,7 +172,8 @@ def _log_weights(m, who, rows, ratings, others, is_item):
     res = []
     for part in who.split(256):
         x = _scores_of(m, part, others, is_item)
-        x = (x-x.mean(1, keepdim=True))/x.std(1, keepdim=True).clamp(min=1e-12)
+        sd = x.std(1, correction=min(1, x.shape[1]-1), keepdim=True)
+        x = (x-x.mean(1, keepdim=True))/sd.clamp(min=1e-12)
         res.append((x.log_softmax(1)[:,rows-1]).sum(1))
     return torch.cat(res)
 

@@ -147,7 +147,7 @@ class ListsDL(DataLoader):
 
     def create_batches(self, samps):
         "Users and targets, batch by batch"
-        for at in torch.tensor(list(samps)).split(self.bs):
+        for at in torch.tensor(list(samps), dtype=torch.long).split(self.bs):
             u,y = self.users[at],torch.zeros(len(at), self.n_items)
             y[items_of(*self.chosen, u)] = 1
             y[items_of(*self.out, u)] = -1

@@ -195,9 +195,14 @@ def ratings_learner(dls, # `RatingsDataLoaders`
                    cbs=L(cbs)+every_training()+([EachModel()] if many else []), **kwargs)
 
 # %% ../nbs/03_weight_decay.ipynb #8b01d5d8
-def _options(n_epoch, patience, restore_best, checkpoint, cbs):
+def _options(dls, n_epoch, patience, restore_best, checkpoint, cbs):
     "The callbacks that options of `fit` stand for, with those that were given"
     check_size('n_epoch', n_epoch)
+    if patience is not None: check_size('patience', patience)
+    if (patience or restore_best) and not len(dls.valid_ds):
+        name = f'patience={patience}' if patience else 'restore_best=True'
+        raise SettingError(f"{name}: which epoch is the best is seen on validation rows, and there "
+                           "are none here")
     if checkpoint is not None and cbs:
         raise SettingError("cbs with checkpoint: what your callbacks remember is not in the file, "
                            "so they can't go on. Leave out one of the two")
@@ -219,7 +224,7 @@ def fit(dls, # `RatingsDataLoaders`
         # `classes`, `y_range`
         **kwargs)->Learner:
     "Train by the recipe of notebook 03: one cycle, large batches, strong decay of factors"
-    cbs = _options(n_epoch, patience, restore_best, checkpoint, cbs)
+    cbs = _options(dls, n_epoch, patience, restore_best, checkpoint, cbs)
     asked = dict(n_epoch=n_epoch, seed=seed, patience=patience, restore_best=restore_best)
     with ExitStack() as stack:
         if seed is not None: stack.enter_context(no_random(seed, reproducible=False))
