@@ -324,11 +324,16 @@ def unsound(self:Posterior, n_users:int, n_items:int)->str: # rows there are; ''
     "What is wrong with samples that came out of a file"
     if not self.samples: return "it has no samples"
     l,own = self.levels,[(torch.bool, (n,)) for n in (n_users,n_items)]
+    if type(self.own) is not bool: return "it does not say whose its cutpoints are"
     if [(o.dtype, tuple(o.shape)) for o in self.is_cold]!=own:
         return "it does not say who has ratings, for each user and item"
-    if l.ndim!=1 or self.k<1 or not (l.diff()>0).all(): return "its levels are not in order"
+    if l.dtype!=torch.float32 or l.ndim!=1 or self.k<1 or not (l.diff()>0).all():
+        return "its levels are not in order"
+    if not (l[-1]-l[0]).isfinite(): return "its levels are too far apart"
     if (self.scale is None)!=(self.offset is None): return "its scale has no offset"
-    if self.scale is not None and not (self.scale.shape==self.offset.shape==() and self.scale>0):
+    number = lambda o: isinstance(o, torch.Tensor) and o.shape==() and o.dtype==l.dtype
+    if self.scale is not None and not (number(self.scale) and number(self.offset)
+                                       and self.scale>0 and self.offset.isfinite()):
         return "its scale is not one number above 0"
     want = self._shapes(n_users, n_items)
     for n,st in enumerate(self.samples):
@@ -339,10 +344,14 @@ def _odd_sample(st, want):
     if set(st)!=set(want): return f"there are {', '.join(st)}, and should be {', '.join(want)}"
     for k,o in st.items():
         if _shape(o)!=want[k]: return f"{k} has shape {_shape(o)}, and should have {want[k]}"
+        if any(x.dtype!=torch.float32 for x in (o if isinstance(o, list) else [o])):
+            return f"{k} is not of 32-bit numbers"
         if k in ('var','spread','noise','cut_var') and not _positive(o):
             return f"{k} has numbers that are not above 0"
     if 'cuts' in st and not (st['cuts'].diff(dim=-1)>=0).all(): return "cutpoints are not in order"
-    return ''
+    u,v = (st[k].abs().amax().double() for k in ('users','items'))
+    most = u*v*st['users'].shape[-1]+u+v
+    return '' if most<1e30 else "its numbers are so large that products of them are not finite"
 
 # %% ../nbs/library/posterior.ipynb #75a789ca
 def pack_index(index, # a `pd.Index`
