@@ -38,6 +38,7 @@ def odd_columns(m)->str: # see `odd_settings`
     for name,o in (('columns',m.columns),('left_out',m.left_out)):
         if list(o)!=list(m.vocab.classes): return f"{name} are not of users and of items"
     links = [o.shape[-1] for o in m.posterior.samples[0]['link']]
+    if len(links)!=2: return "its links are not of users and of items"
     for k,(o,n) in enumerate(zip(m.columns.values(), links)):
         if not _are_names(o, str) or len(o)!=n: return f"its links do not go with columns {k}"
     for o in m.left_out.values():
