@@ -113,6 +113,7 @@ def brief(value, most:int=80)->str: # characters
     if hasattr(value, 'item') and getattr(value, 'ndim', 1)==0: value = value.item()
     try: res = repr(value)
     except ValueError: return 'a number of thousands of digits'   # which Python does not write
+    res = ' '.join(res[:4*most].split())
     return res if len(res)<=most else f'{res[:most-1]}…'
 
 def check_size(name:str, # of the argument
