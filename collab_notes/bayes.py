@@ -23,6 +23,7 @@ from .errors import (
     EmptyRatingsError, MissingColumnError, NotAModelError, RatingsError, SettingError,
     SideTableError,
     brief, check_one_of, check_seed, check_size, rows_have)
+from .kept import odd_record
 from .posterior import Posterior, pack_index, unpack_index
 from .protocol import Model
 from .sampler import (
@@ -348,8 +349,8 @@ def from_state(cls:BayesianPMF, state, vocab, history): # see `Model.from_state`
     res.effect_levels = [([unpack_index(o) for o in v['each']],unpack_index(v['both']))
                          for v in state['effect_levels']]
     res.rmse_by_sweep = pd.DataFrame(state['rmse_by_sweep']).set_index('sweep')
-    res.columns = dict(zip(vocab.classes, state['columns']))
-    res.left_out = dict(zip(vocab.classes, state['left_out']))
+    for k in ('columns','left_out'):
+        setattr(res, k, dict(zip(vocab.classes, state[k], strict=True)))
     return res
 
 @patch
@@ -359,11 +360,9 @@ def unsound(self:BayesianPMF)->str: # an empty string if nothing is wrong
     if p is None: return "it has not been fitted"
     if why := p.unsound(self.vocab.n_users, self.vocab.n_items): return why
     want = self.chains,self.likelihood=='gaussian',[len(v[1]) for v in self.effect_levels]
-    st,n = p.samples[0],[o.shape[-1] for o in p.samples[0]['effects']]
+    n = [o.shape[-1] for o in p.samples[0]['effects']]
     if (p.chains,p.scale is not None,n)!=want: return "its samples do not go with its settings"
-    if [len(o) for o in self.columns.values()]!=[o.shape[-1] for o in st['link']]:
-        return "its links do not go with the columns of its tables"
-    return '' if len(self.effects)==len(n) else "its effects do not go with their levels"
+    return odd_record(self)
 
 # %% ../nbs/09_bayes.ipynb #7bdc9435
 @patch

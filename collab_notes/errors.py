@@ -111,7 +111,7 @@ def check_one_of(name:str, # of the argument
     if not any(value is o or (isinstance(value, type(o)) and value==o) for o in options):
         *most,last = map(repr, options)
         which = f"{most[0]} or {last}" if len(most)==1 else f"one of {', '.join([*most, last])}"
-        raise SettingError(f"{name}={value!r}: it must be {which}")
+        raise SettingError(f"{name}={brief(value)}: it must be {which}")
     return value
 
 # %% ../nbs/library/errors.ipynb #99a38bc8
@@ -120,6 +120,7 @@ def brief(value, most:int=80)->str: # characters
     if hasattr(value, 'item') and getattr(value, 'ndim', 1)==0: value = value.item()
     try: res = repr(value)
     except ValueError: return 'a number of thousands of digits'   # which Python does not write
+    res = ' '.join(res[:4*most].split())
     return res if len(res)<=most else f'{res[:most-1]}…'
 
 def check_size(name:str, # of the argument
@@ -147,7 +148,7 @@ def check_seed(seed, # what was given
 def check_std(std:float)->float:
     "`std`, if it can be the standard deviation of numbers to start from: finite, above 0"
     if not isinstance(std, Real) or not 0<std<float('inf'):
-        raise SettingError(f"std={std!r}: it must be above 0, "
+        raise SettingError(f"std={brief(std)}: it must be above 0, "
                            "since factors that all start at 0 never move")
     return std
 
@@ -156,7 +157,8 @@ def check_range(y_range, # (low, high), or `None` for any number
     "`y_range`, if its low is below its high"
     if y_range is None: return None
     r = tuple(y_range) if isinstance(y_range, (tuple,list)) else ()
-    if len(r)!=2 or not all(isinstance(o, Real) and isfinite(o) for o in r) or not r[0]<r[1]:
-        raise SettingError(f"y_range={y_range!r}: it must be (low, high) with low below high, "
+    ok = lambda o: isinstance(o, Real) and abs(o)<=1.7e308   # which is False of NaN, too
+    if len(r)!=2 or not all(map(ok, r)) or not r[0]<r[1]:
+        raise SettingError(f"y_range={brief(y_range)}: it must be (low, high) with low below high, "
                            "or None for no range")
-    return r
+    return tuple(float(o) if abs(o)>2**53 else o for o in r)   # no tensor takes larger integers
