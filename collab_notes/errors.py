@@ -13,7 +13,6 @@ __all__ = ['CollabError', 'DataUnavailableError', 'SettingError', 'ShapeError', 
 
 # %% ../nbs/library/errors.ipynb #18fc1406
 import re
-from math import isfinite
 from numbers import Integral, Real
 
 # %% ../nbs/library/errors.ipynb #a74b6744
