@@ -59,15 +59,15 @@ def _profiles(m, rows, is_item, most=1000):
 def representative(o, # what `as_model` takes
                    history=None, # who rated what, see `as_model`
                    is_item:bool=False, # a user, or an item?
-                   # only who has so many ratings or more (default: 20 where counts are known)
-                   min_ratings:int=None,
+                   min_ratings:int=None, # they have (default: 20, where counts are known)
                   ): # an id
     "The medoid: the one whose scores of everything are, on the whole, nearest to the others'"
     m = as_model(o, history)
     if min_ratings is None and m.history is not None: min_ratings = 20
     rows = rows_with(m, is_item, min_ratings)
     if not len(rows):
-        raise SettingError(f"min_ratings={brief(min_ratings)}: nobody has so many ratings; ask less")
+        raise SettingError(f"min_ratings={brief(min_ratings)}: nobody has so many ratings; give a "
+                           "lower min_ratings")
     x = _profiles(m, rows, is_item)
     far = torch.cat([torch.cdist(o, x).sum(1) for o in x.split(1024)])
     return m.classes[m.vocab.name(is_item)][rows[far.argmin()]]
