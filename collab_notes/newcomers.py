@@ -350,7 +350,7 @@ def with_row(self:Surface, id, folded, rows, ratings=None, is_item=False): # see
     x,part = folded.row['mean'].float(),role(is_item)
     f,b = f'{part}_factors',f'{part}_bias'
     vocab,history = grown(self, id, rows, ratings, is_item)
-    return self.replace(vocab=vocab, history=history, **{
+    return self.replace(vocab=vocab, history=history, scale=self.limits, **{
         k:torch.cat([o, new.to(o.dtype)]) for k,o,new in (
             (f, getattr(self, f), x[None,:-1]), (b, getattr(self, b), x[-1:]))})
 
@@ -360,7 +360,7 @@ def with_row(self:LayeredNet, id, folded, rows, ratings=None, is_item=False): # 
     new = {k:torch.cat([self.tensors[k], o[None]]) for k,o in folded.row.items()}
     vocab,history = grown(self, id, rows, ratings, is_item)
     return LayeredNet({**self.tensors, **new}, self.layers, self.y_range, vocab,
-                      self.rates, history, self.scale)
+                      self.rates, history, self.limits)
 
 # %% ../nbs/library/newcomers.ipynb #526a4b23
 def _same_model(m, then, most=64):

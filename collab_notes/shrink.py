@@ -157,7 +157,9 @@ class ShrinkBiases(Callback):
     "Solve biases in closed form when training ends, and for validation; see `shrunk_means`"
     order = KeepBest.order+0.2   # when the best weights are back, before they are written
     on,means,trained = False,None,None
-    def before_fit(self): self.on,self.means,self.trained = not hasattr(self, 'lr_finder'),None,None
+    def before_fit(self): self.on,self.means,self.trained = False,None,None   # so for `validate`
+    def before_resume(self): self.on = not hasattr(self, 'lr_finder')
+    def before_train(self): self.before_resume()
     def before_validate(self): self._solve(keep=True)
     def after_validate(self):
         "Training goes on from what it had"

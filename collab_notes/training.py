@@ -129,10 +129,12 @@ class FillUnknown(Callback):
     "In training, give `#na#`, and rows without ratings, the mean row of others (for validation)"
     order = ShrinkBiases.order+0.2   # when there are biases to take the mean of
     counts = None   # in training: ratings of each row, of users and of items
-    def before_fit(self):
-        if hasattr(self, 'lr_finder'): return
+    def before_fit(self): self.counts = None
+    def before_resume(self):
+        if self.counts is not None or hasattr(self, 'lr_finder'): return
         known = History.of(self.dls)
         self.counts = {o:known.counts(o) for o in (False,True)}
+    def before_train(self): self.before_resume()
     def before_validate(self):
         with torch.no_grad():
             for is_item,n in (self.counts or {}).items(): _fill(get_model(self.model), n, is_item)
