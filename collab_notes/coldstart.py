@@ -23,8 +23,8 @@ from collab_notes.errors import (
     check_size)
 from .newcomers import (
     Newcomer, SLACK, fold_layers, fold_mixture, given_ratings, given_rows, has_factors, item_stats,
-    kept, known_ratings, rest_of, scale_of)
-from .protocol import Folded, Model
+    known_ratings, rest_of, scale_of)
+from .protocol import Folded, Model, kept
 from .rowfit import (
     choice_row, facts_net, facts_ridge, gauss_newton, padded, rate_of, root_of)
 from .side import SideTable, side_rows
