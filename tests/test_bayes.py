@@ -81,7 +81,8 @@ def test_no_table_no_link_table():
 # --- ratings
 def test_ordinal_needs_few_levels():
     fine = ratings.assign(rating=ratings.rating+np.random.default_rng(0).random(len(ratings)))
-    with pytest.raises(RatingsError, match='gaussian'): fitted(loaders(fine))
+    with pytest.raises(RatingsError, match='gaussian'): fitted(loaders(fine), likelihood='ordinal')
+    assert fitted(loaders(fine)).likelihood=='gaussian' and fitted().likelihood=='ordinal'
     m = fitted(loaders(fine), likelihood='gaussian')
     p = m.predict(fine)
     assert m.as_surface().y_range is None and fine.rating.min() <= p.prediction.min() <= p.prediction.max() <= fine.rating.max()
