@@ -76,15 +76,17 @@ class Link:
         self.x,self.s2 = ((u*s)[:,:r]).float().contiguous(),(s[:r]**2).float()[:,None]
         self.back = vt[:r].T.float()
         self.coef,self.lam = self.x.new_zeros(chains, r, k),self.x.new_full((chains,1,1), 10.)
+        self.near = self.lam.clone()
         self.fitted = self.x.new_zeros(chains, len(x), k)
 
     def draw(self, target, prec, rnd): # (chains, n, k), (chains, k), `Draws`
-        "Coefficients given rows, then their own precision λ given coefficients"
+        "Coefficients given rows, then their own precision λ given them"
         p = self.s2+self.lam
         noise = rnd.normal(*self.coef.shape)
         self.coef = (self.x.T@target)/p + noise/(prec[:,None]*p).sqrt()
         size = (self.coef**2*prec[:,None]).sum((1,2), keepdim=True)
-        self.lam = rnd.gamma(1+self.coef[0].numel()/2, 1+size/2)
+        self.near = rnd.gamma(1.5, 1+self.lam)
+        self.lam = rnd.gamma(1+self.coef[0].numel()/2, self.near+size/2)
         self.fitted = self.x@self.coef
 
 # %% ../nbs/library/sampler.ipynb #e51a0068
