@@ -53,7 +53,7 @@ class Unrated:
         "The model's part; is the rest the item's mean (else the user's)?"
         a,b = self.is_cold[0][u],self.is_cold[1][i]
         s,t = self.trust
-        both = s*t if self.told else 0.
+        both = max(s, t) if self.told else 0.
         one = torch.where(a, s, torch.where(b, t, 1.))
         return torch.where(a&b, both, one),a
 
