@@ -122,7 +122,7 @@ def _noise(m, most):
         if y is None or not len(y): continue
         some = torch.linspace(0, len(y)-1, min(most, len(y))).long()
         e = m.pair_scores(u[some], i[some]).double()-y[some]
-        least = ((y.max()-y.min()).item()/4)**2*1e-6
+        least = ((y.max()-y.min()).item()/4)**2*1e-6 or 1e-6   # all of them may be equal
         return max((e**2).mean().item()*(1 if held_out else SLACK), least)
     r = scale_of(m)
     if r is None:   # as far as its own words go
