@@ -83,10 +83,12 @@ class CheckpointError(CollabError, ValueError):
 def some_rows(df, # a table
               bad, # positions of rows at fault
               cols, # columns to show
-             )->str: # as `row 1: user=5; row 7: user=9; …`
+             )->str: # as `row 1: user=5; row 7: user=9; …`, with lines where a file was read
     "Up to three rows of `df` at positions `bad`, as text"
     val = lambda o: o.item() if hasattr(o, 'item') else o   # a numpy scalar would print its type
-    row = lambda r: f"row {r}: " + ', '.join(f'{c}={val(df[c].iloc[r])!r}' for c in cols)
+    how = df.attrs.get('read')   # what knows the lines of a file
+    line = lambda r: '' if how is None or (n := how.line(df, r)) is None else f' (line {n})'
+    row = lambda r: f"row {r}{line(r)}: " + ', '.join(f'{c}={val(df[c].iloc[r])!r}' for c in cols)
     bad = list(bad)
     return '; '.join(map(row, bad[:3])) + ('; …' if len(bad)>3 else '')
 
