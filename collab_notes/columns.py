@@ -94,7 +94,10 @@ def candidates(columns, # names of columns
     "The columns that are most likely to have a `role`"
     ranks = {o:r for o in columns if o not in taken and (r := _RANKS[role](words(o))) is not None}
     best = min(ranks.values(), default=None)
-    return [o for o,r in ranks.items() if r==best]
+    res = [o for o,r in ranks.items() if r==best]
+    # `film 1` and `film 2` are many of a kind
+    alike = len(res)>1 and len({re.sub(r'\d+', '', str(o)) for o in res})<len(res)
+    return [] if alike else res
 
 def shown(names, most=12)->str: # as a list, with long ones cut
     "Names of columns as a message shows them"

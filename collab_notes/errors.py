@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['CollabError', 'DataUnavailableError', 'SettingError', 'ShapeError', 'DivergedError', 'NotAModelError',
-           'UnsupportedError', 'RatingsError', 'MissingColumnError', 'NullIdError', 'MixedIdsError', 'BadRatingError',
-           'RatingRangeError', 'EmptyRatingsError', 'TooFewIdsError', 'DuplicateRatingsError', 'UnseenIdError',
-           'KnownIdError', 'SideTableError', 'ModelFileError', 'ForeignFileError', 'TruncatedFileError',
-           'CorruptFileError', 'OtherFormatError', 'UnsoundModelError', 'UnsavableError', 'CheckpointError',
-           'some_rows', 'rows_have', 'check_one_of', 'check_size', 'check_min_ratings', 'check_std', 'check_range']
+           'UnsupportedError', 'NoFileError', 'RatingsError', 'MissingColumnError', 'NullIdError', 'MixedIdsError',
+           'BadRatingError', 'RatingRangeError', 'EmptyRatingsError', 'TooFewIdsError', 'DuplicateRatingsError',
+           'UnseenIdError', 'KnownIdError', 'SideTableError', 'ModelFileError', 'ForeignFileError',
+           'TruncatedFileError', 'CorruptFileError', 'OtherFormatError', 'UnsoundModelError', 'UnsavableError',
+           'CheckpointError', 'some_rows', 'rows_have', 'check_one_of', 'check_size', 'check_min_ratings', 'check_std',
+           'check_range']
 
 # %% ../nbs/library/errors.ipynb #18fc1406
 from math import isfinite
@@ -40,6 +41,9 @@ class UnsupportedError(CollabError, TypeError):
     "The mathematics of this kind of model has no answer to what was asked"
 
 # %% ../nbs/library/errors.ipynb #22eaf575
+class NoFileError(CollabError, FileNotFoundError):
+    "There is no file at the path that was given"
+
 class RatingsError(CollabError, ValueError):
     "A ratings table is not fit for use: `column` names where, `rows` are positions (as for `iloc`)"
     def __init__(self, msg, column=None, rows=()):

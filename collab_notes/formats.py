@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .columns import POSITIONS, candidates, check_names, rating_columns, shown
+from .columns import candidates, check_names, rating_columns
 from .errors import (CollabError, EmptyRatingsError, MissingColumnError, RatingsError,
                                  SettingError)
 from .layout import (NULLS, fields_of, find_layout, find_sep, kind_of, known_roles,

@@ -10,8 +10,8 @@ __all__ = ['NULLS', 'Layout', 'kind_of', 'kinds_of', 'fields_of', 'find_sep', 'k
 import csv,io,re
 from collections import Counter, namedtuple
 
-from .columns import candidates, shown
-from .errors import EmptyRatingsError, MissingColumnError, RatingsError, SettingError
+from .columns import candidates
+from .errors import EmptyRatingsError, MissingColumnError
 from .plaintext import BLANKS, PlainText, blank_fields, head_of, lines_in
 
 # %% ../nbs/library/layout.ipynb #e0300007
@@ -204,6 +204,9 @@ def find_layout(text:PlainText, # a table
     skip,own,notes = _past_comments(lines[skip:], sep, skip, notes)
     lines = lines[skip:]
     sep = sep or find_sep(lines)
+    # who says one blank may mean several
+    if sep==' ' and _width(lines, BLANKS)>2 and (
+            not _width(lines, ' ') or any('' in o for o in fields_of(lines, ' '))): sep = BLANKS
     rows = fields_of(lines, sep)
     if len(rows)>1 and len(lines)>=300 or not whole: rows = rows[:-1] or rows   # it may be cut
     if _is_count(text, rows, skip):

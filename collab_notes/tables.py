@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NA', 'check_decimal', 'as_ratings', 'as_missing', 'is_missing', 'odd_code', 'code_note', 'read_ratings',
-           'check_not_null', 'check_values', 'check_ratings', 'Split', 'id_columns', 'make_split', 'time_of']
+           'check_not_null', 'check_values', 'check_ratings', 'Split', 'id_columns', 'make_split', 'time_of', 'Columns',
+           'rating_columns', 'how_read', 'read_texts', 'check_names', 'three_columns', 'to_front', 'with_columns']
 
 # %% ../nbs/library/tables.ipynb #cd12f770
 import re
@@ -16,11 +17,15 @@ import pandas as pd
 from .columns import (Columns, as_table, check_names, is_path, rating_columns, shown,
                                   three_columns, to_front, with_columns)
 from .errors import (BadRatingError, DuplicateRatingsError, EmptyRatingsError,
-                                 MissingColumnError, MixedIdsError, NullIdError, RatingRangeError,
+                                 MissingColumnError, MixedIdsError, NoFileError, NullIdError, RatingRangeError,
                                  RatingsError, SettingError, TooFewIdsError, check_one_of, rows_have,
                                  some_rows)
 from .formats import (UNRATED, HowRead, Options, how_read, melt, read_file,
                                   read_texts)
+
+# %% ../nbs/library/tables.ipynb #a1500000
+_all_ = ['Columns', 'rating_columns', 'how_read', 'read_texts', 'check_names', 'three_columns', 'to_front',
+         'with_columns']   # they are at home in other modules, and were once here
 
 # %% ../nbs/library/tables.ipynb #a1500001
 _COMMA = r'[-+]?(\d+(,\d*)?|,\d+)([eE][-+]?\d+)?'
@@ -187,14 +192,14 @@ def read_ratings(
     wide:bool=False, # has it a row for each user, and a column for each item?
     rated:bool=True, # are there ratings? If `False`, each row may count as 1
 )->pd.DataFrame: # user, item, rating, time (if any) first, then the others; see `how_read`
-    "Any table of ratings; raises `MissingColumnError`, `FileNotFoundError` or `RatingsError`"
+    "Any table of ratings; raises `MissingColumnError`, `NoFileError` or `RatingsError`"
     names = dict(user_name=user_name, item_name=item_name, rating_name=rating_name,
                  time_name=time_name)
     check_decimal(decimal)
     if not is_path(source): return _of_table(as_table(source), names, decimal, missing, wide, rated)
     path = Path(source)
     if not path.is_file():
-        raise FileNotFoundError(f"No file {path}: give the path of a csv, tsv, .dat, u.data, JSON, xlsx "
+        raise NoFileError(f"No file {path}: give the path of a csv, tsv, .dat, u.data, JSON, xlsx "
                                 "or parquet file of ratings")
     o = Options(names, sep, header, encoding, comment, wide, as_missing(missing), rated)
     return _of_file(path, o, decimal, missing)
@@ -237,7 +242,7 @@ def _check_ids(df, col):
     if len(bad):
         raise NullIdError(f"{col}: {NA!r} stands for the unknown, and can be nobody's id "
                           f"({some_rows(df,bad,[col])}). Give it another name", col, bad)
-    if s.nunique()<2: raise TooFewIdsError(f"{col}: there is only {s.iloc[0]!r}; a model needs "
+    if s.nunique()<2: raise TooFewIdsError(f"{col}: there is only {s.tolist()[0]!r}; a model needs "
                                            "at least two users and two items", col)
 
 # %% ../nbs/library/tables.ipynb #d2d92384
