@@ -8,10 +8,11 @@ __all__ = ['CollabError', 'DataUnavailableError', 'SettingError', 'ShapeError', 
            'BadRatingError', 'RatingRangeError', 'EmptyRatingsError', 'TooFewIdsError', 'DuplicateRatingsError',
            'UnseenIdError', 'KnownIdError', 'SideTableError', 'ModelFileError', 'ForeignFileError',
            'TruncatedFileError', 'CorruptFileError', 'OtherFormatError', 'UnsoundModelError', 'UnsavableError',
-           'CheckpointError', 'some_rows', 'rows_have', 'check_one_of', 'check_size', 'check_min_ratings', 'check_std',
-           'check_range']
+           'CheckpointError', 'some_rows', 'rows_have', 'check_one_of', 'brief', 'check_size', 'check_min_ratings',
+           'check_seed', 'check_std', 'check_range']
 
 # %% ../nbs/library/errors.ipynb #18fc1406
+import re
 from math import isfinite
 from numbers import Integral, Real
 
@@ -20,6 +21,11 @@ class CollabError(Exception):
     """Base of all errors that the user of this library can put right.
 
     The message names what is wrong, and the remedy"""
+    def __init__(self, *args): super().__init__(*(_plain(o) for o in args))
+
+_SCALAR = re.compile(r"\bnp\.(?:u?int\d+|float\d+|bool_?|str_)\(([^()]*)\)")
+
+def _plain(o): return _SCALAR.sub(r'\1', o) if isinstance(o, str) else o
 
 # %% ../nbs/library/errors.ipynb #b7c6be29
 class DataUnavailableError(CollabError, OSError):
@@ -114,19 +120,33 @@ def check_one_of(name:str, # of the argument
     return value
 
 # %% ../nbs/library/errors.ipynb #99a38bc8
+def brief(value, most:int=80)->str: # characters
+    "What was given as messages show it: a numpy scalar as Python's own, and nothing long"
+    if hasattr(value, 'item') and getattr(value, 'ndim', 1)==0: value = value.item()
+    try: res = repr(value)
+    except ValueError: return 'a number of thousands of digits'   # which Python does not write
+    return res if len(res)<=most else f'{res[:most-1]}…'
+
 def check_size(name:str, # of the argument
                n:int, # what was given
-              )->int:
-    "`n`, if it is a whole number, 1 or more"
-    if not isinstance(n, Integral) or n<1:
-        raise SettingError(f"{name}={n!r}: it must be a whole number, 1 or more")
-    return int(n)
+               least:int=1)->int:
+    "`n`, if it is a whole number, `least` or more; 2**62 in place of anything above"
+    if not isinstance(n, Integral) or isinstance(n, bool) or n<least:
+        raise SettingError(f"{name}={brief(n)}: it must be a whole number, {least} or more")
+    return min(int(n), 2**62)
 
 def check_min_ratings(n:int)->int:
     "`n`, if it is a whole number, 0 or more"
-    if not isinstance(n, Integral) or n<0:
-        raise SettingError(f"min_ratings={n!r}: it must be a whole number, 0 or more")
-    return int(n)
+    return check_size('min_ratings', n, 0)
+
+def check_seed(seed, # what was given
+               name:str='seed'): # of the argument
+    "`seed`, if random numbers can start from it: a whole number of 32 bits, or `None`"
+    if seed is None: return None
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0<=seed<2**32:
+        raise SettingError(f"{name}={brief(seed)}: it must be a whole number from 0 to "
+                           f"{2**32-1:,}, or None for another one each time")
+    return int(seed)
 
 # %% ../nbs/library/errors.ipynb #edef53f8
 def check_std(std:float)->float:

@@ -49,6 +49,9 @@ def replace_file(path, # of a file, whose folder exists
                  parts, # its content: pieces of bytes
                 ):
     "Write `parts` to `path`, where at any moment there is the old file or the new one, whole"
+    if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+        with open(path, 'wb') as f: f.writelines(parts)   # a device or a pipe is not replaced
+        return
     path = Path(os.path.realpath(path))   # a link stays one
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(f"{path} is write-protected")
