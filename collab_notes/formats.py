@@ -298,8 +298,8 @@ def melt(df:pd.DataFrame, # a wide table
 
 # %% ../nbs/library/formats.ipynb #f0400021
 _NO_TABLE = (ValueError, csv.Error, OverflowError, MemoryError)   # as pandas and `csv` say it
-Options = namedtuple('Options', 'names sep header encoding comment wide missing rated',
-                     defaults=(None,None,None,None,False,(),True))
+Options = namedtuple('Options', 'names sep header encoding comment wide missing rated texts',
+                     defaults=(None,None,None,None,False,(),True,False))
 
 def _id_columns(d, o):
     "The columns of ids of a delimited text; tells what else a table without any may be"
@@ -330,6 +330,7 @@ def _with_hint(e, cols, lay, o):
 def _delimited(text, o):
     d = open_delimited(text, o.sep, o.header, {} if o.wide else o.names)
     how = facts_of(text, d)
+    if o.texts: return d.read(dtype=str),how
     if not o.wide: return read_columns(d, _id_columns(d, o)),how
     cols = d.layout.names or list(range(1, len(d.cols)+1))
     ids = [d.cols[0]] if d.layout.names else []
