@@ -58,7 +58,7 @@ def _item_rank(w):
     if known and w[-1] in _IDS: return 1.2 if len(w)==2 else 2
     if known and w[-1] in _ITEMS: return 3
     if w[-1] in ('id','ids') and len(w)>1 and not set(w) & _NO_ITEM: return 4
-    if known and w[-1] in ('name','title'): return 5
+    if known and {'name','title'} & set(w): return 5
     return {'title':6, 'name':6.1}.get(' '.join(w))
 
 # %% ../nbs/library/columns.ipynb #c0100011

@@ -199,7 +199,8 @@ def read_json(text:PlainText)->tuple: # table, how it was read
     "A file of JSON objects as a table"
     check_utf8(text)
     lines = head_of(text)[0].lstrip()[:1]=='{'
-    read = partial(pd.read_json, text.file, dtype=False, convert_dates=False, precise_float=True)
+    old = {} if pd.__version__[0]>'2' else dict(convert_dates=False)   # said by `dtype` since
+    read = partial(pd.read_json, text.file, dtype=False, precise_float=True, **old)
     try:
         if lines:
             with read(lines=True, chunksize=100_000) as r: df = pd.concat(r, ignore_index=True)
@@ -277,6 +278,7 @@ def _counts(first, cells, missing):
 def melt(df:pd.DataFrame, # a wide table
          user=None, # its column of users; the first, if its values are no ratings and no counts
          missing=(), # values that are no ratings
+         numbered:bool=False, # are items to be called by number?
         )->tuple: # user, item, rating; notes
     "A row for each cell that holds something"
     notes = []
@@ -291,7 +293,8 @@ def melt(df:pd.DataFrame, # a wide table
     cells = df.drop(columns=[] if user is None else user)
     at = np.flatnonzero(cells.notna().to_numpy())
     r,c = np.divmod(at, len(cells.columns))
-    items = plain_ids(pd.Series([str(o) for o in cells.columns], dtype=object))
+    names = range(1, len(cells.columns)+1) if numbered else cells.columns
+    items = plain_ids(pd.Series([str(o) for o in names], dtype=object))
     vals = pd.Series(cells.to_numpy().ravel()[at]).infer_objects()
     return pd.DataFrame(dict(user=ids.to_numpy()[r], item=items.to_numpy()[c], rating=vals)), [
         *notes, f"wide table of {len(df):,} rows and {len(cells.columns):,} items"]

@@ -54,11 +54,17 @@ def _width(lines, sep):
     first = not rows or len(rows[0]) in n or all(re.fullmatch(r'\d+', o.strip()) for o in rows[0])
     return next(iter(n)) if len(n)==1 and first else 0
 
+def _tab_or_blanks(lines):
+    "What columns are apart by that have one tab between them, and perhaps blanks"
+    padded = any(o!=o.strip() for r in fields_of(lines, '\t') for o in r)
+    return BLANKS if padded else '\t'
+
 def find_sep(lines)->str: # of text
     "What stands between the columns of a table"
     width = {o:_width(lines, o) for o in _SEPS}
     wide = next((o for o in ('::','\t') if width[o]>2), None)
     best = wide or max(_SEPS[2:5], key=width.get)
+    if wide=='\t' and width[BLANKS]==width[wide]: return _tab_or_blanks(lines)
     if width[best]>2: return best
     for n in 3,2:
         if some := [o for o in _SEPS if width[o]>=n]: return some[0]
@@ -71,6 +77,12 @@ def find_sep(lines)->str: # of text
 def known_roles(fields)->set: # names
     "Roles for which one of some names is known"
     return {r for r in ('user','item','rating','time') if candidates(dict.fromkeys(fields), r)}
+
+def _rising(fields):
+    "Are they whole numbers that rise, as the names of items in a crosstab do?"
+    if not all(re.fullmatch(r'\d+', o.strip()) for o in fields): return False
+    n = list(map(int, fields))
+    return all(a<b for a,b in zip(n, n[1:]))
 
 def has_header(rows, # fields, row by row
                names=(), # of columns that the caller expects
@@ -87,7 +99,7 @@ def has_header(rows, # fields, row by row
     con = [i for i,(a,b) in enumerate(zip(own, below)) if a in solid and b in solid]
     if len(known)>1: return True
     if own[0] in ('','text') and known and not (con and con[-1]==2 and len(first)<6): return True
-    if not own[0] and below[0] and all(own[1:]): return True   # a crosstab's corner
+    if not first[0].strip() and below[0] and _rising(first[1:]): return True   # a crosstab's corner
     if pro and con: return len(first)>5 and 0 in pro
     return bool(pro) or not con
 
@@ -168,7 +180,7 @@ def _is_count(text, rows, skip):
     first = rows[0]
     if len(rows)<2 or not all(re.fullmatch(r'\d+', o.strip()) for o in first): return False
     if len(first)==len(rows[1]):
-        if len(first)!=3: return False
+        if len(first)!=3 or len(rows)<11: return False
         below = [float(o[2].replace(',', '.')) for o in rows[1:] if kind_of(o[2])=='number']
         if not below or int(first[2])<=max(below): return False
     return _n_rows(text, skip)-1 in map(int, first)

@@ -171,7 +171,7 @@ def _of_file(path, o, decimal, missing):
     "A table read from a file"
     df,how = read_file(path, o)
     if o.wide:
-        df,notes = melt(df, o.names['user_name'], o.missing)
+        df,notes = melt(df, o.names['user_name'], o.missing, not how['header'])
         how['notes'] += notes
         how.lines = None
     names = o.names if how['header'] and not o.wide else {}
