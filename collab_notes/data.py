@@ -296,7 +296,7 @@ def _point_out(df, col):
     if note: warnings.warn(f"{col}: {note} (of read_ratings)", stacklevel=3)
 
 def _named(ratings, *names):
-    "`ratings` with user, item, rating first: by name, or by position (as in fastai) if none is known"
+    "`ratings` with user, item, rating first: by name, or (as in fastai) by position if none is"
     if is_path(ratings): return read_ratings(ratings, *names)
     ratings = as_table(ratings)
     try: c = rating_columns(ratings, *names)

@@ -18,14 +18,16 @@ import pandas as pd
 from .columns import (Columns, as_table, check_names, is_path, rating_columns, shown,
                                   three_columns, to_front, with_columns)
 from .errors import (BadRatingError, DuplicateRatingsError, EmptyRatingsError,
-                                 MissingColumnError, MixedIdsError, NoFileError, NullIdError, RatingRangeError,
-                                 RatingsError, SettingError, TooFewIdsError, check_one_of, rows_have,
+                                 MissingColumnError, MixedIdsError, NoFileError, NullIdError,
+                                 RatingRangeError, RatingsError, SettingError, TooFewIdsError,
+                                 check_one_of, rows_have,
                                  some_rows)
 from .formats import (UNRATED, HowRead, Options, how_read, melt, read_file,
                                   read_texts)
 
 # %% ../nbs/library/tables.ipynb #a1500000
-_all_ = ['Columns', 'rating_columns', 'how_read', 'read_texts', 'check_names', 'three_columns', 'to_front',
+_all_ = ['Columns', 'rating_columns', 'how_read', 'read_texts', 'check_names',
+         'three_columns', 'to_front',
          'with_columns']   # they are at home in other modules, and were once here
 
 # %% ../nbs/library/tables.ipynb #a1500001
@@ -110,7 +112,8 @@ def code_note(ratings # numbers (n,)
     "What to look at in ratings with a lone and frequent extreme"
     o = odd_code(ratings)
     return '' if o is None else (
-        f"{o[1]:.0%} of the ratings are {o[0]:g}, the others go from {o[2]:g} to {o[3]:g}. If {o[0]:g} means "
+        f"{o[1]:.0%} of the ratings are {o[0]:g}, the others go from {o[2]:g} to {o[3]:g}. "
+        f"If {o[0]:g} means "
         f"'not rated', leave such rows out with missing={o[0]:g}")
 
 # %% ../nbs/library/tables.ipynb #a1500007
@@ -132,7 +135,8 @@ def _without_missing(df, col, missing, how):
     if how.lines is not None: how.lines = (how.lines+np.arange(len(df)) if np.ndim(how.lines)==0
                                            else how.lines)[~gone]
     vals = ', '.join('nothing' if o is None else str(o) for o in as_missing(missing))
-    how['notes'].append(f"{gone.sum():,} row{'s' if gone.sum()>1 else ''} left out, whose rating is {vals}")
+    how['notes'].append(f"{gone.sum():,} row{'s' if gone.sum()>1 else ''} left out, "
+                        f"whose rating is {vals}")
     return df[~gone]
 
 def _finished(df, how, names, decimal, missing, rated, new=True):
@@ -273,7 +277,7 @@ def _numbers(df, col):
     if len(bad):
         raise BadRatingError(f"{col}: {rows_have(len(bad))} no finite number "
                              f"({some_rows(df,bad,[col])}). {_remedy(df,col,bad)}"
-                             f"{'' if how_read(df) else ' (of read_ratings, which takes a table, too)'}",
+                             f"{'' if how_read(df) else ' (of read_ratings, which takes tables)'}",
                              col, bad)
     plain = pd.api.types.is_numeric_dtype(s) and s.dtype.kind!='c'
     bad = [] if plain else [i for i,o in enumerate(s) if not isinstance(o, (int,float,np.number))]
