@@ -42,7 +42,7 @@ class HowRead(dict):
         if roles: says.append(f"Columns: {roles}.")
         if self.get('first'):
             says.append('No header; the first line was read as '
-                + ', '.join(f'{k}={v}' for k,v in self['first'].items())
+                + ', '.join(f'{k}: {v}' for k,v in self['first'].items())
                 + '. Other columns are named by number, as in user_name=2, item_name=1; '
                   'if it is a header, say header=True.')
         says += [f"{k[0].upper()+k[1:]}: {self[k]}."

@@ -36,14 +36,15 @@ def as_typed(msg:str, # a message that speaks of arguments
              options=(), # names of arguments that can be typed
             )->str: # it speaks of options
     "A message in terms of the command line"
-    typed = {o:o.replace('_', '-') for o in options}
+    # `user=5` in a message is a value of a column
+    typed = {o:o.replace('_', '-') for o in options if o not in ('user','item','rating','id')}
     if 'ratings' in typed: typed['history'] = 'ratings'
     for k,v in _FLAGS.items():
         if re.split('[ =]', v[2:])[0].replace('-', '_') in typed: msg = re.sub(rf'\b{k}\b', v, msg)
     if not typed: return msg
     names = '|'.join(typed)
     # values that are texts need their quotes only where there are blanks or signs in them
-    msg = re.sub(rf"\b({names})='([\w.-]+)'", lambda o: f'--{typed[o[1]]} {o[2]}', msg)
+    msg = re.sub(r"\b(encoding|missing|comment)='([\w.#%-]+)'", lambda o: f'--{typed[o[1]]} {o[2]}', msg)
     return re.sub(rf"\b({names})=", lambda o: f'--{typed[o[1]]} ', msg)
 
 # %% ../nbs/library/reading.ipynb #90600010

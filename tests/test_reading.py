@@ -171,7 +171,7 @@ def test_any_text_is_read_or_refused(tmp_path_factory, text, kw):
 def test_how_it_was_read(tmp_path):
     df = read(tmp_path, text_of(table(), ';', False, ',').encode('utf-16'), missing='1.5')
     says = str(how_read(df))
-    for o in ("users from 'user'", 'No header; the first line was read as user=', 'Separator: ;', 'Encoding: utf-16', 'Decimal: comma', 'user_name=2, item_name=1'): assert o in says
+    for o in ("users from 'user'", 'No header; the first line was read as user: ', 'Separator: ;', 'Encoding: utf-16', 'Decimal: comma', 'user_name=2, item_name=1'): assert o in says
     assert json.loads(json.dumps(df.attrs)) and how_read(df.copy()) is how_read(df)
     assert how_read(df[:3]) and how_read(pd.DataFrame()) is None
 
@@ -263,3 +263,112 @@ def test_the_reserved_id():
 
 def test_read_texts_of_any_packing(tmp_path):
     for raw in (b'user;age\n007;\n', gzip.compress(b'user,age\n007,\n'), 'user\tage\n007\t\n'.encode('utf-16')): assert read_texts(write(tmp_path, raw, 't')).values.tolist() == [['007','']]
+
+# the command
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    "Run the command in this process"
+    from collab_notes.cli import main
+    from conftest import drawn_not_rendered
+    drawn_not_rendered(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    def f(*args):
+        try: code = main([*map(str, args)])
+        except SystemExit as e: code = e.code
+        return code or 0, *capsys.readouterr()
+    return f
+
+def many(n=200, users=12, items=30, seed=0):
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation(users*items)[:n]
+    return pd.DataFrame(dict(user=pairs//items+1, item=pairs%items+1, rating=rng.integers(1, 6, n)))
+
+quick = '--n-epoch','1','--n-factors','2','--out','mine'
+
+def test_command_tells_how_a_file_was_read(run, tmp_path):
+    "The columns, always; without a header the first line, too, and an option to exchange them; what was found of codes, and an option to leave them out"
+    df = many()
+    df.to_csv('own.csv', index=False)
+    code,out,err = run('train', 'own.csv', *quick)
+    assert (code, err) == (0, '') and "Columns: users from 'user', items from 'item', ratings from 'rating'." in out
+    amazon = df.assign(item='B'+df['item'].astype(str), user='A'+df.user.astype(str))[['item','user','rating']]
+    amazon.to_csv('amazon.csv', index=False, header=False)
+    code,out,err = run('train', 'amazon.csv', *quick)
+    assert 'the first line was read as user: B' in out and '--user-name 2, --item-name 1' in out and '--header' in out and 'user_name=' not in out
+    code,out,err = run('train', 'amazon.csv', *quick, '--user-name', '2', '--item-name', '1')
+    assert code==0 and '30 items (item) by 12 users (user)' in out
+    amazon[:50].to_csv('more.csv', index=False, header=False)
+    code,out,err = run('evaluate', 'mine', 'more.csv', '--format', 'csv')   # the model remembers
+    assert code==0 and '\n' in out, err
+    df.assign(rating=np.where(np.arange(200)%3==0, 99, df.rating)).to_csv('odd.csv', index=False)
+    code,out,err = run('train', 'odd.csv', *quick)
+    assert "34% of the ratings are 99" in out and 'leave such rows out with --missing 99' in out and err==''
+    code,out,err = run('train', 'odd.csv', *quick, '--missing', '99,0')
+    assert '133 ratings' in out and '67 rows left out' in out and 'go from 1 to 5' in out
+
+def test_options_of_reading(run, tmp_path):
+    df = many()
+    def ok(text, *args, n=200):
+        (tmp_path/'r.txt').write_bytes(text if isinstance(text, bytes) else text.encode())
+        code,out,err = run('train', 'r.txt', *quick, *args)
+        assert code==0 and f'r.txt: {n} ratings of 30 items' in out, out+err
+    body = df.to_csv(index=False, header=False, sep=';').replace('5\n', '4,5\n')
+    ok(body, '--no-header', '--decimal', ',')
+    ok(df.to_csv(index=False), '--header')
+    ok('# a\n'+df.to_csv(index=False).replace('\n', '\n# b\n'), '--comment', '#')
+    ok(df.assign(user='é'+df.user.astype(str)).to_csv(index=False).encode('latin-1'), '--encoding', 'latin-1')
+    ok(df.pivot(index='user', columns='item', values='rating').to_csv(), '--wide')
+    for text,args,says in ((df.assign(user='é'+df.user.astype(str)).to_csv(index=False).encode('latin-1'), [], '--encoding latin-1'), (df.pivot(index='user', columns='item', values='rating').to_csv(), [], '--wide'),
+                           ('ann,x,good\nbob,y,bad\n', [], '--no-header'), ('user,item\n1,2\n2,3\n', [], '--goal lists'), ('user,item,rating\n1,2,NR\n2,3,4\n', [], '--missing NR'), (df.to_csv(), ['--header','--no-header'], 'one or the other'),
+                           ('user;item;rating\n1;2;3,5\n2;3;4.5\n', [], "--decimal"), ('user,item,rating\n1,2,3\n', ['--decimal','x'], '--decimal'), ('user,item,rating\n1,2,3\n', ['--encoding','klingon'], 'no such encoding')):
+        (tmp_path/'r.txt').write_bytes(text if isinstance(text, bytes) else text.encode())
+        code,out,err = run('train', 'r.txt', *quick, *args)
+        assert code==2 and says in err and 'pd.' not in err and 'df[' not in err, err
+
+def test_titles_of_items(run, tmp_path):
+    df = many()
+    df.to_csv('own.csv', index=False)
+    pd.DataFrame(dict(movieId=range(1, 31), title=[f'Film {o%29} é' for o in range(30)])).to_csv('movies.csv', index=False)
+    code,out,err = run('train', 'own.csv', *quick, '--items-file', 'movies.csv')
+    assert code==0 and 'Film 7 é' in out and '30 items' in out and err==''
+    code,out,err = run('similar', 'mine', 'Film 0 é (30)', '--min-ratings', '1', '--n', '2')   # two films of one title stay two
+    assert code==0 and 'Film' in out, err
+    code,out,err = run('evaluate', 'mine', 'own.csv', '--format', 'csv')
+    assert code==0, err
+    pd.DataFrame(dict(movieId=['x','y'], title=['a','b'])).to_csv('movies.csv', index=False)
+    code,out,err = run('train', 'own.csv', *quick, '--items-file', 'movies.csv')
+    assert code==2 and 'none of the items has a title' in err
+
+def test_lists_need_no_ratings(run, tmp_path):
+    many()[['user','item']].to_csv('own.csv', index=False)
+    code,out,err = run('train', 'own.csv', *quick, '--goal', 'lists')
+    assert code==0 and 'each row counts as 1' in out, err
+    code,out,err = run('recommend', 'mine', '1', '--ratings', 'own.csv', '--n', '2', '--format', 'csv')
+    assert code==0, err
+
+@pytest.mark.parametrize('n', [10, 30, 60])
+def test_a_first_run_on_a_small_table_shows_something(run, tmp_path, n):
+    many(n, 5, 20).to_csv('own.csv', index=False)
+    code,out,err = run('train', 'own.csv', *quick)
+    assert code==0 and 'Empty DataFrame' not in out and 'There is none' not in out
+    top = out.split('For user')[1]
+    assert re.search(r'items with at least \d rating', top) and len(top.split('Saved in')[0].splitlines()) > 3
+    code,out,err = run('recommend', 'mine', many(n, 5, 20).user[0], '--n', '2')
+    assert code==0 and 'prediction' in out
+    code,out,err = run('similar', 'mine', many(n, 5, 20)['item'][0], '--n', '2')
+    assert code==0 or 'has no training ratings' in err
+
+def test_why_nothing_is_left(run, tmp_path):
+    pd.DataFrame([(u, i, (u*i)%5+1) for u in range(6) for i in range(5)], columns=['user','item','rating']).to_csv('own.csv', index=False)
+    code,out,err = run('train', 'own.csv', *quick)
+    assert code==0 and 'they have rated all 5 items' in out
+    many(60, 5, 20).to_csv('own.csv', index=False)
+    code,out,err = run('train', 'own.csv', *quick, '--min-ratings', '99')
+    assert code==0 and re.search(r'has at most \d ratings, fewer than 99. Give --min-ratings \d', out)
+
+def test_small_ratings_are_not_printed_as_nothing(run, tmp_path):
+    df = many()
+    df.assign(rating=df.rating/1e5).to_csv('own.csv', index=False)
+    code,out,err = run('train', 'own.csv', *quick)
+    assert code==0 and re.search(r'on average 0\.0000[1-9]', out) and not re.search(r'this model +0\.0+ ', out)
