@@ -43,8 +43,9 @@ def as_typed(msg:str, # a message that speaks of arguments
         if re.split('[ =]', v[2:])[0].replace('-', '_') in typed: msg = re.sub(rf'\b{k}\b', v, msg)
     if not typed: return msg
     names = '|'.join(typed)
-    # values that are texts need their quotes only where there are blanks or signs in them
-    msg = re.sub(r"\b(encoding|missing|comment)='([\w.#%-]+)'", lambda o: f'--{typed[o[1]]} {o[2]}', msg)
+    # a value to be typed needs its quotes only where there are blanks or signs in it
+    bare = [o for o in ('encoding','missing') if o in typed]
+    if bare: msg = re.sub(rf"\b({'|'.join(bare)})='([\w.-]+)'", r'--\1 \2', msg)
     return re.sub(rf"\b({names})=", lambda o: f'--{typed[o[1]]} ', msg)
 
 # %% ../nbs/library/reading.ipynb #90600010
