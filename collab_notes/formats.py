@@ -112,7 +112,8 @@ def open_delimited(text:PlainText, sep=None, header=None, names=None # see `read
     else:
         lines,escape = _lines_of(text, lay, sep)
         lines = lines[int(own):]
-    cols = lay.names or names_without_header(lay.rows, names)
+    cols = ([o.strip() for o in lay.names] if lay.names
+            else names_without_header(lay.rows, names))
     check_names(cols, text.name)
     read = partial(pd.read_csv, text.file, sep=sep, header=0 if own else None, names=cols,
                    skiprows=lay.skip, index_col=False, low_memory=False, keep_default_na=False,
@@ -122,7 +123,7 @@ def open_delimited(text:PlainText, sep=None, header=None, names=None # see `read
 # %% ../nbs/library/formats.ipynb #f0400011
 def _sample(d, col):
     i = d.cols.index(col)
-    return [o[i] for o in d.layout.rows[:100] if i<len(o) and o[i]]
+    return [o[i].strip() for o in d.layout.rows[:100] if i<len(o) and o[i]]
 
 def read_columns(d:Delimited, ids # names of columns of ids
                 )->pd.DataFrame:
@@ -208,7 +209,8 @@ def read_json(text:PlainText)->tuple: # table, how it was read
     check_utf8(text)
     lines = head_of(text)[0].lstrip()[:1]=='{'
     old = {} if pd.__version__[0]>'2' else dict(convert_dates=False)   # said by `dtype` since
-    read = partial(pd.read_json, text.file, dtype=False, precise_float=True, **old)
+    read = partial(pd.read_json, text.file, dtype=False, precise_float=True,
+                   encoding='utf-8-sig', **old)
     try:
         if lines:
             with read(lines=True, chunksize=100_000) as r: df = pd.concat(r, ignore_index=True)
@@ -281,7 +283,8 @@ def looks_wide(cols, # names
 
 def _counts(first, cells, missing):
     "Does the first column count the ratings of each row?"
-    n = cells.notna() & ~cells.isin(missing)
+    number = lambda s: pd.to_numeric(s, errors='coerce')
+    n = cells.notna() & ~cells.apply(number).isin(list(map(number, missing)))
     return pd.api.types.is_numeric_dtype(first) and (first==n.sum(axis=1)).all()
 
 def melt(df:pd.DataFrame, # a wide table
@@ -334,7 +337,8 @@ def _with_hint(e, cols, lay, o):
     "What a missing column can mean"
     says = str(e)
     cells = [k for r in lay.rows[:100] for x in r[1:] if (k := kind_of(x))]
-    if len(cols)>2 and cells and set(cells)=={'number'}:
+    gaps = len(cols)>4 or any(not x.strip() for r in lay.rows[:100] for x in r[1:])
+    if len(cols)>2 and gaps and cells and set(cells)=={'number'}:
         says += ". If each column but the first is an item, say wide=True"
     elif e.column=='rating': says += UNRATED
     elif o.header is None and len(known_roles(cols))<2:
@@ -346,9 +350,10 @@ def _delimited(text, o):
     how = facts_of(text, d)
     if o.texts: return d.read(dtype=str),how
     if not o.wide: return read_columns(d, _id_columns(d, o)),how
-    cols = d.layout.names or list(range(1, len(d.cols)+1))
-    ids = [d.cols[0]] if d.layout.names else []
-    df = read_columns(d, ids).set_axis(cols, axis=1)
+    na = {c:[''] if i==0 else NULLS for i,c in enumerate(d.cols)}
+    cols = d.cols if d.layout.names else list(range(1, len(d.cols)+1))
+    df = d.read(na_values=na, dtype=str).set_axis(cols, axis=1)
+    df[cols[0]] = plain_ids(df[cols[0]])
     how.pop('first', None)
     how.lines = None
     return df,how

@@ -101,7 +101,7 @@ def has_header(rows, # fields, row by row
     if len(known)>1: return True
     if own[0] in ('','text') and known and not (con and con[-1]==2 and len(first)<6): return True
     if not first[0].strip() and below[0] and _rising(first[1:]): return True   # a crosstab's corner
-    if pro and con: return len(first)>5 and 0 in pro
+    if pro and con: return 0 in pro and (len(first)>5 or len(con)>1 and _rising(first[1:]))
     return bool(pro) or not con
 
 # %% ../nbs/library/layout.ipynb #e0300016
@@ -112,15 +112,17 @@ def _is_time(col):
 
 def _guess(rows):
     "Roles of columns by position: column number → role"
-    cols,res = list(zip(*rows)),{0:'user', 1:'item'}
-    kinds = kinds_of(rows)
-    for i in range(2, len(cols)):
+    cols,kinds = list(zip(*rows)),kinds_of(rows)
+    ids = [i for i in range(len(cols)) if kinds[i]!='date'][:2]
+    if len(ids)<2: ids = [0,1]
+    res = dict(zip(ids, ('user','item')))
+    for i in (o for o in range(len(cols)) if o not in ids):
         if _is_time(cols[i]): role = 'timestamp'
         else: role = 'rating' if kinds[i]=='number' else None
         if role and role not in res.values(): res[i] = role
+    left = [i for i in range(len(cols)) if i not in res]
     if 'rating' not in res.values() and len(cols)>2:
-        at = next((i for i in range(2, len(cols)) if i not in res), 2)
-        res[at] = 'rating'
+        res[left[0] if left else len(cols)-1] = 'rating'
     return {k:v for k,v in res.items() if k<len(cols)}
 
 def _position(name, role, known, n):
@@ -186,6 +188,7 @@ def _is_count(text, rows, skip):
     "Is the first row a line of counts, which says how many rows follow it?"
     first = rows[0]
     if len(rows)<2 or not all(re.fullmatch(r'\d+', o.strip()) for o in first): return False
+    if len(first)>len(rows[1]): return False
     if len(first)==len(rows[1]):
         if len(first)!=3 or len(rows)<11: return False
         below = [float(o[2].replace(',', '.')) for o in rows[1:] if kind_of(o[2])=='number']

@@ -41,7 +41,9 @@ def check_decimal(decimal): # '.', ',', or `None` to find it
 
 def _with_comma(texts, decimal):
     "Are these texts numbers with a decimal comma?"
-    if decimal=='.' or not texts.str.fullmatch(_COMMA).all(): return False
+    # who says so may have points, too, but for those of thousands
+    also = r'|[-+]?\d*\.(\d{1,2}|\d{4,})' if decimal==',' else ''
+    if decimal=='.' or not texts.str.fullmatch(_COMMA+also).all(): return False
     some = texts[texts.str.contains(',', regex=False)]
     return decimal==',' or len(some)>0 and not some.str.fullmatch(r'[-+]?\d+,\d{3}').all()
 
@@ -262,11 +264,13 @@ def _remedy(df, col, bad):
     "What can be done about ratings that are no numbers, without losing one"
     vals = [o for o in df[col].iloc[bad[:1000]]]
     texts = [o.strip() for o in vals if isinstance(o, str)]
-    if all(o=='' if isinstance(o, str) else pd.isna(o) for o in vals):
+    if all(o=='' if isinstance(o, str) else pd.api.types.is_scalar(o) and pd.isna(o)
+           for o in vals):
         return "Fill them in; if nothing means 'not rated', leave such rows out with missing='nan'"
     if len(texts)==len(vals) and all(map(re.compile(r'[-+]?[\d.]*,\d+').fullmatch, texts)):
         return "If the comma is a decimal comma, read them with decimal=','"
-    if not texts: return "Mend them"
+    if not texts or any(re.search(r'\d', o) for o in texts):
+        return "Mend them: each should be a number and nothing else"
     return ("Mend them; if it means 'not rated', leave such rows out with "
             f"missing={min(texts, key=lambda o: (-texts.count(o), o))!r}")
 

@@ -372,3 +372,14 @@ def test_small_ratings_are_not_printed_as_nothing(run, tmp_path):
     df.assign(rating=df.rating/1e5).to_csv('own.csv', index=False)
     code,out,err = run('train', 'own.csv', *quick)
     assert code==0 and re.search(r'on average 0\.0000[1-9]', out) and not re.search(r'this model +0\.0+ ', out)
+
+@pytest.mark.parametrize('text,kw,want', [
+    ('User ID, Movie ID, Rating\n1, 2, 3\n2, 3, 4\n', {}, [(1,2,3),(2,3,4)]), ('2005-09-06,11,901,5\n2005-09-07,12,902,4\n', {}, [(11,901,5),(12,902,4)]), ('id,101,102,103\n7,5,,1\n8,,2,3\n', dict(wide=True), [(7,101,5),(7,103,1),(8,102,2),(8,103,3)]),
+    ('user;a;b\nann;3,5;\nbob;;4\n', dict(wide=True), [('ann','a',3.5),('bob','b',4)]), ('user;item;rating\n1;2;3,5\n2;3;4.5\n', dict(decimal=','), [(1,2,3.5),(2,3,4.5)]), ('\ufeff[{"user":1,"item":2,"rating":"3"}]', {}, [(1,2,3)])])
+def test_odd_but_plain(tmp_path, text, kw, want):
+    assert [tuple(o) for o in read(tmp_path, text, **kw).iloc[:,:3].itertuples(index=False)] == want
+
+@pytest.mark.parametrize('text,says', [('1,2,3\n4,5\n', 'line 2: 2 fields'), ('user,item,rating\n1,2,5 stars\n2,3,4 stars\n', 'a number and nothing else'), ('{"user":[1,2],"item":[1,2],"rating":[1,2]}', 'rating: 1 row')])
+def test_faults_are_told(tmp_path, text, says):
+    with pytest.raises(RatingsError, match=says) as e: check_ratings(read(tmp_path, text))
+    assert 'missing=' not in str(e.value)
