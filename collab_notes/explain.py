@@ -35,7 +35,7 @@ def _slope(s, u, rows):
     "Slope of the sigmoid at the predictions of `rows` (m,)"
     if s.y_range is None: return torch.ones(len(rows), dtype=torch.double)
     lo,hi = s.y_range
-    t = (s.pair_scores(u, rows).double()-lo)/(hi-lo)
+    t = (s.raw_pairs(u, rows).double()-lo)/(hi-lo)
     return (hi-lo)*t*(1-t)
 
 def _unit(s): # of ratings: 1 for stars from 1 to 5
@@ -51,7 +51,7 @@ def _by_ratings(s, u, q, x, j, y): # … rows of the user's own items (m,), thei
     "What each rating adds to the dot product (m,), after squared errors"
     unit,p = _unit(s),s.user_factors[u].double()
     g = (_slope(s, u, j)/unit).clamp(min=1e-3)
-    off = (y.double()-s.pair_scores(u, j).double())/unit
+    off = (y.double()-s.raw_pairs(u, j).double())/unit
     a = (x*g[:,None]**2).T@x
     a.diagonal().add_(_fitted((g*off)@x, p))
     return torch.linalg.solve(a, q)@x.T * g**2 * (x@p + off/g)

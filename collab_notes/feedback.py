@@ -62,8 +62,7 @@ def _as_rows(items, catalogue):
                                f"not {x.dtype}; for ids, give all ids as catalogue")
         bad = x[(x<0) | (x>n)]
     elif not is_iter(catalogue) or isinstance(catalogue, str):
-        raise SettingError(f"catalogue={brief(catalogue)}: give all ids, or how many items there "
-                           "are")
+        raise SettingError(f"catalogue={brief(catalogue)}: give all ids, or how many there are")
     else:
         ids = pd.Index(catalogue)
         if not ids.is_unique:
@@ -180,8 +179,7 @@ class Truth:
                 raise SettingError(f"{k}={v!r}: it must be a finite number, 0 or more")
         if not scale[0]<scale[1]: raise SettingError(f"scale={scale}: it must be (lowest, highest)")
         s,gen = as_model(o).as_surface(),torch.Generator().manual_seed(new_seed(seed))
-        n = s.vocab.n_users*s.vocab.n_items
-        check_memory(f'a utility for each of {n:,} pairs', 12*n, "Take fewer users")
+        check_memory('a utility of each pair', 12*s.vocab.n_users*s.vocab.n_items, "Take fewer")
         users,items = (torch.arange(s.vocab.size(o)) for o in (False,True))
         every = s.replace(user_factors=s.user_factors*taste).pair_scores(users[:,None], items)
         # (n_users, n_items), with row and column 0 for #na#
@@ -300,8 +298,7 @@ def show_exploring(state, # a `LoopState`
 # %% ../nbs/10_feedback.ipynb #db67f012
 def discount_popularity(o, # what `as_model` takes, made of factors and biases
                         counts, # training ratings of each item by row (n_items+1,), row 0 for #na#
-                        # subtracted from an item's bias for each unit of ln(1 + count)
-                        strength:float=0.1,
+                        strength:float=0.1, # subtracted from a bias for each unit of ln(1+count)
                        )->Surface: # the same but for `item_bias`
     "A surface on which popular items must be better to rank as high"
     s,c = as_model(o).as_surface(),_check_counts(counts)
@@ -325,8 +322,7 @@ def group_shelves(items, # rows of items (m,) of ratings, 1 … n_items
                   groups, # of the user of each rating (m,)
                   n_items:int,
                   share:float=0.25, # of the catalogue, for each shelf
-                  # a film counts as if it had so many ratings more, in the proportions of all
-                  damping:float=20.,
+                  damping:float=20., # ratings added to a film's, in the proportions of all
                  )->dict: # group → rows of items, furthest above its share of all ratings first
     "For each group of users, the items that its members rate more than others do"
     rows,n = _as_rows(items, n_items)
@@ -353,8 +349,7 @@ def show_guarded(state, # a `LoopState`
     "The model's best, with `n_own` places of each list for the best of the group's own shelf"
     base,(g,names) = show_best(state, n),check_groups(groups, state.n_users)
     k = _places('n_own', n_own, n)
-    lack = set(names)-set(shelves)
-    if lack:
+    if lack := set(names)-set(shelves):
         raise SettingError(f"shelves: there is none for group {sorted(map(str, lack))[0]!r}, "
                            f"only for {list(shelves)}")
     own = torch.zeros(state.n_users, k, dtype=torch.long)
@@ -425,8 +420,7 @@ def _check_loop(truth, pairs, groups, n_shown, n_chosen):
         raise SettingError(f"pairs: rows of users and items, shape (m, 2), not {tuple(p.shape)}")
     if not len(p): raise EmptyRatingsError("pairs: somebody must have rated something at the start")
     if (p<1).any() or (p>torch.tensor([truth.n_users, truth.n_items])).any():
-        raise UnseenIdError(f"pairs: users are rows 1 to {truth.n_users}, "
-                            f"items 1 to {truth.n_items}")
+        raise UnseenIdError(f"pairs: users are 1 to {truth.n_users}, items 1 to {truth.n_items}")
     if len(p.unique(dim=0))<len(p):
         raise SettingError("pairs: the same user rated the same item twice")
     if check_size('n_chosen', n_chosen)>check_size('n_shown', n_shown):
@@ -449,8 +443,7 @@ def simulate_loop(truth, # a `Truth`
     "Recommend, let them choose and rate, train again, and so on"
     pairs,groups = _check_loop(truth, pairs, groups, n_shown, n_chosen)
     n_shown,n_chosen = min(n_shown, truth.n_items),min(n_chosen, truth.n_items)
-    seed = new_seed(seed)
-    gen,res,model = torch.Generator().manual_seed(seed),[],None
+    gen,res,model = torch.Generator().manual_seed(seed := new_seed(seed)),[],None
     ratings = truth.rate(pairs, gen)
     for r in range(1, check_size('n_rounds', n_rounds)+1):
         if model is None or retrain:

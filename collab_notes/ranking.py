@@ -10,7 +10,7 @@ __all__ = ['ranking_adamw', 'Popularity', 'RankDot', 'list_loss', 'list_ndcg', '
 from contextlib import ExitStack
 from copy import copy
 from functools import partial
-from math import inf, isclose, isfinite
+from math import inf, isclose
 from numbers import Real
 
 import torch
@@ -59,7 +59,9 @@ class Popularity(Model):
                                "apart")
 
     def unsound(self):
-        return '' if (self.counts>=0).all() else "its counts are below 0"
+        c = self.counts
+        ok = c.dtype==torch.float32 and ((c>=0) & (c<2**53) & (c==c.round())).all()
+        return '' if ok else "its counts are no counts"
 
 # %% ../nbs/08_ranking.ipynb #3c20da5b
 def _no_prior(m, prior):
@@ -327,7 +329,10 @@ def vectors(self:EASE, is_item:bool=True, most:int=500): # of items, or of users
 def unsound(self:EASE):
     "What is wrong with a file's numbers"
     if not isinstance(self.reg, float) or not 0<self.reg<inf: return f"its reg is {self.reg!r}"
-    return '' if (self.weights.diagonal()==0).all() else "an item adds to its own score"
+    w = self.weights
+    if w.dtype!=torch.float32: return f"its weights are of {w.dtype}"
+    if w.abs().max()*len(w)>1e30: return "its weights are so large that sums would not be finite"
+    return '' if (w.diagonal()==0).all() else "an item adds to its own score"
 
 @patch
 def fold(self:EASE, rows, # of what a newcomer chose (m,), or of who chose a new item
@@ -375,7 +380,8 @@ class Blend(Model):
     def unsound(self):
         "What is wrong with parts and weights"
         n,w = len(self.parts),self.weights
-        if n and n==len(w) and all(isinstance(o, float) and isfinite(o) for o in w): return ''
+        # beyond 1e30 a sum would not be finite
+        if n and n==len(w) and all(isinstance(o, float) and abs(o)<1e30 for o in w): return ''
         return f"A finite weight for each model: there are {n} models and weights {w}"
 
     @property

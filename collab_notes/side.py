@@ -63,6 +63,7 @@ def floats(self:Numbers, s)->np.ndarray: # (n,) float64, NaN where it is missing
         except TypeError:
             # of a time zone, or of none
             _refuse(np.flatnonzero(has), f'{self.kind} like the others')
+            num = pd.Series(np.nan, s.index)   # all are missing
     num = pd.to_numeric(num, errors='coerce')
     v = num.astype('Float64').to_numpy(dtype=float, na_value=np.nan)
     _refuse(np.flatnonzero((np.isnan(v) & has) | np.isinf(v)), 'finite number')
