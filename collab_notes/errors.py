@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['CollabError', 'DataUnavailableError', 'SettingError', 'ShapeError', 'DivergedError', 'MeansAreBetterWarning',
-           'NotAModelError', 'UnsupportedError', 'RatingsError', 'MissingColumnError', 'NullIdError', 'MixedIdsError',
-           'BadRatingError', 'RatingRangeError', 'EmptyRatingsError', 'TooFewIdsError', 'DuplicateRatingsError',
-           'UnseenIdError', 'KnownIdError', 'SideTableError', 'ModelFileError', 'ForeignFileError',
-           'TruncatedFileError', 'CorruptFileError', 'OtherFormatError', 'UnsoundModelError', 'UnsavableError',
-           'CheckpointError', 'some_rows', 'rows_have', 'check_one_of', 'brief', 'check_size', 'check_min_ratings',
-           'check_seed', 'check_std', 'check_range']
+           'NotAModelError', 'UnsupportedError', 'NoFileError', 'RatingsError', 'MissingColumnError', 'NullIdError',
+           'MixedIdsError', 'BadRatingError', 'RatingRangeError', 'EmptyRatingsError', 'TooFewIdsError',
+           'DuplicateRatingsError', 'UnseenIdError', 'KnownIdError', 'SideTableError', 'ModelFileError',
+           'ForeignFileError', 'TruncatedFileError', 'CorruptFileError', 'OtherFormatError', 'UnsoundModelError',
+           'UnsavableError', 'CheckpointError', 'some_rows', 'rows_have', 'check_one_of', 'brief', 'check_size',
+           'check_min_ratings', 'check_seed', 'check_std', 'check_range']
 
 # %% ../nbs/library/errors.ipynb #18fc1406
 import re
@@ -49,6 +49,9 @@ class UnsupportedError(CollabError, TypeError):
     "The mathematics of this kind of model has no answer to what was asked"
 
 # %% ../nbs/library/errors.ipynb #22eaf575
+class NoFileError(CollabError, FileNotFoundError):
+    "There is no file at the path that was given"
+
 class RatingsError(CollabError, ValueError):
     "A ratings table is not fit for use: `column` names where, `rows` are positions (as for `iloc`)"
     def __init__(self, msg, column=None, rows=()):
@@ -92,10 +95,12 @@ class CheckpointError(CollabError, ValueError):
 def some_rows(df, # a table
               bad, # positions of rows at fault
               cols, # columns to show
-             )->str: # as `row 1: user=5; row 7: user=9; …`
+             )->str: # as `row 1: user=5; row 7: user=9; …`, with lines where a file was read
     "Up to three rows of `df` at positions `bad`, as text"
     val = lambda o: o.item() if hasattr(o, 'item') else o   # a numpy scalar would print its type
-    row = lambda r: f"row {r}: " + ', '.join(f'{c}={val(df[c].iloc[r])!r}' for c in cols)
+    how = df.attrs.get('read')   # what knows the lines of a file
+    line = lambda r: '' if how is None or (n := how.line(df, r)) is None else f' (line {n})'
+    row = lambda r: f"row {r}{line(r)}: " + ', '.join(f'{c}={val(df[c].iloc[r])!r}' for c in cols)
     bad = list(bad)
     return '; '.join(map(row, bad[:3])) + ('; …' if len(bad)>3 else '')
 
