@@ -12,7 +12,7 @@ SAME_FOR_ALL = 'Popularity counts'
 
 # verb → for which objects it has no answer, and how the reason starts
 REFUSALS = {
-    'bias_table': ((*UNBIASED, 'ImplicitALS'), None),
+    'bias_table': ((*UNBIASED, 'ImplicitALS'), '{} has no biases'),
     **dict.fromkeys(('learn_prior', 'fold_in'), (NO_FACTORS, '{} is not made of factors and biases')),
     **dict.fromkeys(('add_user', 'add_item'), (BLACK_BOXES, '{} scores only the rows it was made with')),
     **dict.fromkeys(FILE, (BLACK_BOXES, None)),
