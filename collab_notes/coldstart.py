@@ -17,16 +17,18 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from .core import LayeredNet, Surface, as_model
+from .data import new_seed
 from .errors import (
     SettingError, SideTableError, UnseenIdError, UnsupportedError,
-    check_min_ratings, check_one_of, check_size)
+    brief, check_one_of, check_seed, check_size)
 from .newcomers import (
     Newcomer, SLACK, fold_layers, fold_mixture, given_ratings, given_rows,
-    has_factors, item_stats, kept, known_ratings, rest_of, rows_with, scale_of)
+    has_factors, item_stats, kept, known_ratings, rest_of, scale_of)
 from .protocol import Folded, Model
 from .rowfit import (
     choice_row, facts_net, facts_ridge, gauss_newton, padded, rate_of, root_of)
 from .side import SideTable, side_rows
+from .sizes import check_layers, rows_with
 from .tables import rating_columns
 from .vocab import role
 
@@ -61,10 +63,12 @@ def representative(o, # what `as_model` takes
                    min_ratings:int=None,
                   ): # an id
     "The medoid: the one whose scores of everything are, on the whole, nearest to the others'"
-    m,least = as_model(o, history),20 if min_ratings is None else check_min_ratings(min_ratings)
-    rows = rows_with(m, is_item, least if m.history is not None else min_ratings)
+    m = as_model(o, history)
+    if min_ratings is None and m.history is not None: min_ratings = 20
+    rows = rows_with(m, is_item, min_ratings)
     if not len(rows):
-        raise SettingError(f"Nobody has {least} ratings or more: give a smaller min_ratings")
+        raise SettingError(f"min_ratings={brief(min_ratings)}: nobody has so many ratings; give a "
+                           "lower min_ratings")
     x = _profiles(m, rows, is_item)
     far = torch.cat([torch.cdist(o, x).sum(1) for o in x.split(1024)])
     return m.classes[m.vocab.name(is_item)][rows[far.argmin()]]
@@ -123,10 +127,11 @@ def learn_prior(o, # what `as_model` takes, made of factors and biases
                 noise:float=None,
                )->Prior:
     "How vectors and biases are spread among those who are known; raises `UnsupportedError`"
-    s = as_model(o, history).as_surface()
+    s,rounds = as_model(o, history).as_surface(),check_size('rounds', rounds, 0)
     rows = rows_with(s, is_item, min_ratings)
     if len(rows)<2:
-        raise SettingError(f"Of {role(is_item)}s with {min_ratings or 1} ratings or more there are "
+        raise SettingError(f"Of {role(is_item)}s with {brief(min_ratings or 1)} ratings or "
+                           f"more there are "
                            f"{len(rows)}: how they differ can't be learned from that")
     known = known_ratings(s, is_item, min_ratings)
     x,scale = _coords(s, is_item)[rows],s.y_range if s.rates else None
@@ -192,15 +197,16 @@ def fit_metadata(o, # what `as_model` takes, made of factors and biases
                 )->MetadataModel:
     "Learn to tell vector and bias from facts; raises `SideTableError`, `UnseenIdError`"
     check_one_of('kind', kind, ('tabular','ridge'))
-    m = as_model(o, history)
+    for name,n in dict(n_epoch=n_epoch, bs=bs, n_nets=n_nets).items(): check_size(name, n)
+    m,seed,layers = as_model(o, history),check_seed(seed),check_layers(layers, 1)
     prior = prior or learn_prior(m, is_item=is_item)
     side,facts,y = _to_learn_from(m, table, prior)
     xs,mean,sd = side.codes(facts),y.mean(0),y.std(0).clamp(min=1e-12)
     y = ((y-mean)/sd).float()
     if kind=='ridge':
         return MetadataModel(prior, side, facts_ridge(side.sizes, xs, y, alpha), mean, sd, kind)
-    nets = [facts_net(side.sizes, xs, y, layers, n_epoch, lr, wd, ps, bs, seed+k)
-            for k in range(check_size('n_nets', n_nets))]
+    nets = [facts_net(side.sizes, xs, y, layers, n_epoch, lr, wd, ps, bs,
+                      None if seed is None else (seed+k)%2**32) for k in range(n_nets)]
     func = lambda *xs: torch.stack([net(*xs) for net in nets]).mean(0)
     return MetadataModel(prior, side, func, mean, sd, kind)
 
@@ -238,7 +244,7 @@ def fold_in(o, # what `as_model` takes, made of factors and biases
             # `None` where scores are only an order
            )->FoldIn:
     "Vectors and biases of newcomers from their ratings, all else held as it is"
-    s = as_model(o, history).as_surface()
+    s,steps = as_model(o, history).as_surface(),check_size('steps', steps)
     prior = prior or learn_prior(s, is_item=is_item)
     _check_prior(prior, s)
     key,c = s.vocab.name(prior.is_item),rating_columns(ratings, s.user_name, s.item_name)
@@ -436,7 +442,7 @@ def next_questions(o, # what `as_model` takes
                    seed:int=42, # of 'random'
                   )->pd.DataFrame: # `n` rows: `item`, `score`; the first is to be asked first
     "What a new user should be asked to rate"
-    m,n = as_model(o, history),check_size('n', n)
+    m,n,seed = as_model(o, history),check_size('n', n),new_seed(seed)
     by = _strategy(m, by)
     if who is not None and who.is_item:
         raise SettingError("Questions are for a new user, and this is a new item")

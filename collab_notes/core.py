@@ -7,6 +7,7 @@ __all__ = ['LAYERS', 'mode_kept', 'PairModel', 'BlackBox', 'NetModel', 'LayeredN
            'as_model', 'predict', 'predict_one']
 
 # %% ../nbs/library/core.ipynb #605c0c59
+from collections.abc import Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -19,13 +20,13 @@ from fastai.layers import SigmoidRange
 from fastai.learner import Learner
 from fastai.tabular.model import TabularModel
 from fastai.torch_core import get_model
-from fastcore.basics import patch
+from fastcore.basics import is_iter, patch
 from torch import nn
 from torch.nn import functional as F
 
 from .errors import (
-    NotAModelError, ShapeError, UnsavableError, check_one_of, check_range)
-from .protocol import Model
+    CollabError, DivergedError, NotAModelError, UnsavableError, brief, check_one_of, check_range)
+from .protocol import Model, as_scores
 from .surface import TENSORS, Surface, in_range, odd_range
 from .vocab import History, Vocab, has_rows
 
@@ -46,7 +47,9 @@ class PairModel(Model):
         "A score for each pair"
         u,i = torch.broadcast_tensors(torch.as_tensor(users), torch.as_tensor(items))
         x = torch.stack([u,i], -1).reshape(-1, 2)
-        return torch.cat([self.ask(o) for o in x.split(2**16)] or [torch.zeros(0)]).reshape(u.shape)
+        res = torch.cat([self.ask(o) for o in x.split(2**16)] or [torch.zeros(0)]).reshape(u.shape)
+        if not res.isnan().any(): return res
+        raise DivergedError(f"{type(self).__name__} gives numbers that are none (NaN)")
 
     def scores(self, users, items=None): # rows (k,), (m,)
         "Scores of items for users (k, m)"
@@ -82,12 +85,27 @@ class BlackBox(PairModel):
             own = o
         return own[torch.linspace(0, len(own)-1, min(most, len(own))).long()]
 
+@contextmanager
+def _told(what):
+    "Tells who was asked, where somebody's own code fails"
+    try: yield
+    except CollabError: raise
+    except Exception as e:
+        raise NotAModelError(f"{what} and failed, with {type(e).__name__}: {brief(str(e))}") from e
+
+def _rates_of(o):
+    "Does it predict ratings? What it says itself; yes, if nothing"
+    res = getattr(o, 'rates', True)
+    if isinstance(res, bool): return res
+    raise NotAModelError(f"{type(o).__name__}.rates is {brief(res)}: it should be True, if it "
+                         "predicts ratings, or False, if its scores are only an order")
+
 class NetModel(BlackBox):
     "Any module that takes rows of users and items (n, 2); it is asked as it stands"
     def __init__(self, net, # a `torch.nn.Module`
                  vocab, history=None): # a `Vocab`; a `History`, or `None`
         self.net,self.vocab,self._history = net,vocab,history
-        self.rates = getattr(net, 'rates', True)
+        self.rates = _rates_of(net)
 
     def state(self):
         raise UnsavableError(
@@ -95,11 +113,18 @@ class NetModel(BlackBox):
             "file can keep. A whole Learner can be kept with learn.export; but that is a pickle, "
             "which runs code when it is read: load only what you wrote yourself")
 
+    def said(self, x): # rows of users and items (n, 2)
+        "What it says, if that is a tensor of one number for each (n,) or (n, 1)"
+        device = next((p.device for p in self.net.parameters()), 'cpu')
+        what = f"{type(self.net).__name__} was asked about {len(x)} pairs of rows, shape (n, 2),"
+        with _told(what), torch.no_grad(), mode_kept(self.net):
+            res = self.net.eval()(x.long().to(device))
+        return res.reshape(-1) if getattr(res, 'shape', ())==(len(x),1) else res, what
+
     def answer(self, x): # rows of users and items (n, 2)
         "Predictions (n,)"
-        device = next((p.device for p in self.net.parameters()), 'cpu')
-        with torch.no_grad(), mode_kept(self.net):
-            return self.net.eval()(x.long().to(device)).reshape(-1).float().cpu()
+        res,what = self.said(x)
+        return as_scores(res, (len(x),), what, finite=self.rates)
 
 # %% ../nbs/library/core.ipynb #75975026
 LAYERS = dict(   # a layer's name in a file: its class, its tensors, what it does with x (n, k)
@@ -196,16 +221,19 @@ class ObjectModel(BlackBox):
     def __init__(self, o, # has `predict`, and perhaps `rates`
                  vocab, history=None): # a `Vocab`; a `History`, or `None`
         self.object,self.vocab,self._history = o,vocab,history
-        self.rates = getattr(o, 'rates', True)
+        self.rates = _rates_of(o)
 
     def answer(self, x): # rows of users and items (n, 2)
         "Its answers (n,)"
         ids = [np.array(self.vocab.ids(x[:,k], bool(k)).infer_objects()) for k in (0,1)]
-        res = np.asarray(self.object.predict(*ids), dtype=np.float32).reshape(-1)
-        if len(res)!=len(x):
-            raise ShapeError(f"{type(self.object).__name__}.predict was asked about {len(x)} pairs "
-                             f"of ids and gave {len(res)} numbers: it should give one for each")
-        return torch.from_numpy(res.copy())
+        what = f"{type(self.object).__name__}.predict was asked about {len(x)} pairs of ids"
+        with _told(what): res = self.object.predict(*ids)
+        if isinstance(res, (pd.Series,pd.DataFrame)): res = res.to_numpy()
+        if isinstance(res, np.ndarray) and res.dtype==object or isinstance(res, (list,tuple)):
+            try: res = np.asarray(res, dtype=np.float32)
+            except (TypeError, ValueError, OverflowError): pass   # which `as_scores` tells
+        if getattr(res, 'shape', ())==(len(x),1): res = res.reshape(-1)
+        return as_scores(res, (len(x),), what, finite=self.rates).clone()
 
     def state(self):
         raise UnsavableError(f"A file can't keep a {type(self.object).__name__}, "
@@ -274,8 +302,11 @@ def _as_net(net, vocab, history, only_na):
     "A module that is not made of factors"
     res,ask = _layered(net, vocab),NetModel(net, vocab, history)
     x = torch.stack([torch.arange(64)%n for n in (vocab.n_users,vocab.n_items)], 1)
-    if res is None or not torch.allclose(res.ask(x), ask.answer(x), atol=1e-4, equal_nan=True):
-        return ask
+    if res is None: return ask
+    says,what = ask.said(x)   # its numbers may be none, which is told when it is asked
+    if isinstance(says, torch.Tensor): says = says.nan_to_num()
+    says = as_scores(says, (len(x),), what)
+    if not torch.allclose(res.ask(x).nan_to_num(), says, atol=1e-4): return ask
     res._history = history
     if res.history is None: return res
     own = {k:v for k,v in res.tensors.items() if k in TENSORS}
@@ -299,15 +330,23 @@ def _as_surface(net, ts, vocab, history, only_na):
 def _classes_of(net, dls, history):
     "Ids by row of what has no `vocab`"
     c = getattr(net, 'classes', None) or getattr(dls, 'classes', None)
+    if c and not (isinstance(c, Mapping) and all(is_iter(o) for o in c.values())):
+        raise NotAModelError(f"{type(net).__name__}.classes is {brief(c)}: it should be a dict, "
+                             "users' ids by row, then items'")
     if c and len(c)>1:
         # as fastai's own model calls them
         names = [getattr(net, k, None) for k in ('user','item')]
         return {n if n in c else list(c)[k]:c[n if n in c else list(c)[k]]
                 for k,n in enumerate(names)}
     if history is not None: return History.of(history).vocab.classes
-    raise NotAModelError(f"{type(net).__name__} does not know which user and item its rows are: "
-                         "make it with from_dls(dls), give the Learner it was trained in, or "
-                         "history=…, the DataLoaders it was trained on")
+    name = type(net).__name__
+    if not isinstance(net, nn.Module):
+        raise NotAModelError(f"{name} does not tell which users and items there are: give "
+                             "history=…, a ratings table or DataLoaders")
+    make = 'make it with from_dls(dls), ' if hasattr(net, 'from_dls') else ''
+    raise NotAModelError(f"{name} does not know which user and item its rows are: {make}give the "
+                         "Learner it was trained in, or history=…, the DataLoaders it was trained "
+                         "on")
 
 def as_model(
     # a `Model`, a `Learner` of any make, a module, a path of a saved file, an object
@@ -320,8 +359,9 @@ def as_model(
     if isinstance(o, Model): return o if history is None else o.with_history(history)
     net,dls = (get_model(o.model),o.dls) if isinstance(o, Learner) else (o,None)
     if isinstance(net, nn.Module): net = get_model(net)
-    elif not callable(getattr(net, 'predict', None)):
-        raise NotAModelError(f"{type(o).__name__} is nothing that scores users and items: "
+    elif isinstance(o, type) or not callable(getattr(net, 'predict', None)):
+        what = f'The class {o.__name__}' if isinstance(o, type) else type(o).__name__
+        raise NotAModelError(f"{what} is nothing that scores users and items: "
                              f"give a Model, a Learner, "
                              "a module, a saved file, or an object with predict(users, items)")
     vocab = Vocab(_classes_of(net, dls, history))

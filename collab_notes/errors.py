@@ -8,7 +8,8 @@ __all__ = ['CollabError', 'DataUnavailableError', 'SettingError', 'ShapeError', 
            'RatingRangeError', 'EmptyRatingsError', 'TooFewIdsError', 'DuplicateRatingsError', 'UnseenIdError',
            'KnownIdError', 'SideTableError', 'ModelFileError', 'ForeignFileError', 'TruncatedFileError',
            'CorruptFileError', 'OtherFormatError', 'UnsoundModelError', 'UnsavableError', 'CheckpointError',
-           'some_rows', 'rows_have', 'check_one_of', 'check_size', 'check_min_ratings', 'check_std', 'check_range']
+           'some_rows', 'rows_have', 'check_one_of', 'brief', 'check_size', 'check_min_ratings', 'check_seed',
+           'check_std', 'check_range']
 
 # %% ../nbs/library/errors.ipynb #18fc1406
 import re
@@ -110,29 +111,44 @@ def check_one_of(name:str, # of the argument
     if not any(value is o or (isinstance(value, type(o)) and value==o) for o in options):
         *most,last = map(repr, options)
         which = f"{most[0]} or {last}" if len(most)==1 else f"one of {', '.join([*most, last])}"
-        raise SettingError(f"{name}={value!r}: it must be {which}")
+        raise SettingError(f"{name}={brief(value)}: it must be {which}")
     return value
 
 # %% ../nbs/library/errors.ipynb #99a38bc8
+def brief(value, most:int=80)->str: # characters
+    "What was given as messages show it: a numpy scalar as Python's own, and nothing long"
+    if hasattr(value, 'item') and getattr(value, 'ndim', 1)==0: value = value.item()
+    try: res = repr(value)
+    except ValueError: return 'a number of thousands of digits'   # which Python does not write
+    res = ' '.join(res[:4*most].split())
+    return res if len(res)<=most else f'{res[:most-1]}…'
+
 def check_size(name:str, # of the argument
                n:int, # what was given
-              )->int:
-    "`n`, if it is a whole number, 1 or more"
-    if not isinstance(n, Integral) or n<1:
-        raise SettingError(f"{name}={n!r}: it must be a whole number, 1 or more")
-    return int(n)
+               least:int=1)->int:
+    "`n`, if it is a whole number, `least` or more; 2**62 in place of anything above"
+    if not isinstance(n, Integral) or isinstance(n, bool) or n<least:
+        raise SettingError(f"{name}={brief(n)}: it must be a whole number, {least} or more")
+    return min(int(n), 2**62)
 
 def check_min_ratings(n:int)->int:
     "`n`, if it is a whole number, 0 or more"
-    if not isinstance(n, Integral) or n<0:
-        raise SettingError(f"min_ratings={n!r}: it must be a whole number, 0 or more")
-    return int(n)
+    return check_size('min_ratings', n, 0)
+
+def check_seed(seed, # what was given
+               name:str='seed'): # of the argument
+    "`seed`, if random numbers can start from it: a whole number of 32 bits, or `None`"
+    if seed is None: return None
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0<=seed<2**32:
+        raise SettingError(f"{name}={brief(seed)}: it must be a whole number from 0 to "
+                           f"{2**32-1:,}, or None for another one each time")
+    return int(seed)
 
 # %% ../nbs/library/errors.ipynb #edef53f8
 def check_std(std:float)->float:
     "`std`, if it can be the standard deviation of numbers to start from: finite, above 0"
     if not isinstance(std, Real) or not 0<std<float('inf'):
-        raise SettingError(f"std={std!r}: it must be above 0, "
+        raise SettingError(f"std={brief(std)}: it must be above 0, "
                            "since factors that all start at 0 never move")
     return std
 
@@ -141,7 +157,8 @@ def check_range(y_range, # (low, high), or `None` for any number
     "`y_range`, if its low is below its high"
     if y_range is None: return None
     r = tuple(y_range) if isinstance(y_range, (tuple,list)) else ()
-    if len(r)!=2 or not all(isinstance(o, Real) and isfinite(o) for o in r) or not r[0]<r[1]:
-        raise SettingError(f"y_range={y_range!r}: it must be (low, high) with low below high, "
+    ok = lambda o: isinstance(o, Real) and abs(o)<=1.7e308   # which is False of NaN, too
+    if len(r)!=2 or not all(map(ok, r)) or not r[0]<r[1]:
+        raise SettingError(f"y_range={brief(y_range)}: it must be (low, high) with low below high, "
                            "or None for no range")
-    return r
+    return tuple(float(o) if abs(o)>2**53 else o for o in r)   # no tensor takes larger integers

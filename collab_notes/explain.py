@@ -16,13 +16,15 @@ from sklearn.model_selection import ParameterSampler
 
 from .core import Surface, as_model
 from .data import RatingsDataLoaders, kfold_splits, random_split, stratified_split
-from .errors import (
-    DivergedError, SettingError, UnseenIdError, UnsupportedError, check_one_of, check_size)
+from collab_notes.errors import (
+    DivergedError, SettingError, UnseenIdError, UnsupportedError, brief, check_one_of, check_seed,
+    check_size)
 from .ials import ImplicitALS
 from .newcomers import has_factors
 from .protocol import Model
 from .ranking import EASE, Blend, Popularity, fit_ranking, ranking_recipe, ranking_wd
 from .ridge import ItemRidge
+from .sizes import check_memory
 from .training import auto_wd, fit
 from .vocab import History
 
@@ -253,6 +255,10 @@ def tune(dls, # `RatingsDataLoaders`; only their training rows are looked at
     "Try settings at random, judged on an inner part of the training rows, never on validation rows"
     check_one_of('objective', objective, ('mse','ndcg'))
     n_trials,folds = check_size('n_trials', n_trials),check_size('folds', folds)
+    n = len(dls.train_ds)
+    if folds>n: raise SettingError(f"folds={brief(folds)}: there are only {n} training rows")
+    seed = check_seed(seed)
+    check_memory(f'n_trials={n_trials}', 1000*n_trials)
     if space is not None and not (isinstance(space, dict) and space):
         raise SettingError("space: give a dict, setting → values to choose from")
     inner,rows = _inner(dls, valid_pct, folds, seed, objective),[]

@@ -449,6 +449,6 @@ def load(path, # of a file that `save` wrote, or of the folder it is in
         return res
     except ModelFileError as e: raise type(e)(f'{path.name}: {e}') from e
     except _ODD as e:
-        why = f'{type(e).__name__}: {e}'.split('\n')[0]
+        why = f'{type(e).__name__}: {e}'.split('\n')[0][:300]
         raise UnsoundModelError(f"{path.name} is whole, but what is in it is no sound model "
                                 f"({why}); `save` did not write it") from e

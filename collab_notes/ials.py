@@ -13,9 +13,10 @@ from fastcore.basics import patch
 from .choices import (
     Scale, few_weight, learn_few, liking_row, liking_scale, liking_table, no_prior,
     number_in, same_cells)
-from .errors import SettingError, check_size
+from .errors import SettingError, check_seed, check_size
 from .newcomers import grown
 from .protocol import Folded, Model
+from .sizes import check_memory
 from .surface import Surface
 
 # %% ../nbs/library/ials.ipynb #6a3528f8
@@ -67,6 +68,9 @@ class ImplicitALS(Model):
         for k,v in given.items(): setattr(self, k, number_in(k, v, *_BOUNDS[k]))
         super().__init__(data, user_name, item_name)
         n_factors = min(n_factors, self.vocab.n_users, self.vocab.n_items)
+        n,seed = self.vocab.n_users+self.vocab.n_items,check_seed(seed)
+        check_memory(f'n_factors={n_factors}, n_models={n_models}',
+                     4*n*n_factors*(n_models+n_factors//2), 'Give smaller numbers')
         self.middle,self.half = liking_scale(self.history)
         self._train(n_factors, n_sweeps, n_models, seed)
         self._learn_few()

@@ -14,6 +14,7 @@ from torch import nn
 
 from .core import in_range
 from .errors import RatingRangeError, check_range, check_size, check_std
+from .sizes import check_model
 from .vocab import History, has_rows
 
 # %% ../nbs/02_from_scratch.ipynb #863d3a74
@@ -26,6 +27,7 @@ class FactorModel(Module):
                  y_range:tuple=None): # (low, high) of the predictions, or `None` for any number
         self.n_users,self.n_items = check_size('n_users', n_users),check_size('n_items', n_items)
         self.n_factors,self.y_range = check_size('n_factors', n_factors),check_range(y_range)
+        check_model(self)
         self.classes = None   # while nobody has told it
 
 # %% ../nbs/02_from_scratch.ipynb #1fc4de8b

