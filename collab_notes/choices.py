@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Scale', 'FEW', 'Few', 'liking_scale', 'liking', 'liking_table', 'liking_row', 'same_cells', 'number_in', 'no_prior',
-           'few_weight', 'shares', 'learn_few', 'few_of', 'with_few']
+           'few_weight', 'few_kappa', 'shares', 'learn_few', 'few_of', 'with_few']
 
 # %% ../nbs/library/choices.ipynb #6ba532bd
 from collections import namedtuple
@@ -98,8 +98,15 @@ FEW = 10   # who has as many ratings needs no help
 
 def few_weight(n # how many ratings (k,)
               )->torch.Tensor: # (k,), from 1 to 0
-    "How much of the popularity there is for so many ratings"
+    "How much of kappa there is for so many ratings"
     return ((FEW-torch.as_tensor(n).float())/(FEW-3)).clamp(0, 1)
+
+def few_kappa(kappa, # for one, two and three ratings (3,)
+              n, # how many ratings (k,)
+             )->torch.Tensor: # (k,)
+    "How much popularity is added for so many ratings, 1 or more"
+    n = torch.as_tensor(n)
+    return kappa[n.long().clamp(1, 3)-1]*few_weight(n)
 
 def shares(history # a `History`
           )->torch.Tensor: # (n_items,) float32
@@ -107,7 +114,8 @@ def shares(history # a `History`
     return history.counts().float()/max(1, len(history.part()[0].unique()))
 
 Few = namedtuple('Few', 'kappa share')
-_GRID = 0.,0.05,0.1,0.2,0.4,0.8,1.6   # of popularity, its sd against that of the scores
+# of popularity, its sd against that of the scores
+_GRID = 0.,0.05,0.1,0.2,0.3,0.45,0.6,0.9,1.3,2.,4.,100.
 
 def _some_people(history, most, least=8):
     "Of up to `most` people with enough ratings: rows of what they chose, in an order by lot"
@@ -131,19 +139,20 @@ def _found(scores, given, wanted, kappas, share):
 # %% ../nbs/library/choices.ipynb #a4050641
 def learn_few(m, # a `Model`, whose history is known
               score, # from rows and ratings of a newcomer, scores of all items (n_items,)
-              most:int=100, # people to learn from
+              most:int=200, # people to learn from
              )->Few:
     "How much popularity helps those with one to three ratings"
     share,grid = shares(m.history),torch.tensor(_GRID)
     people = list(_some_people(m.history, most))
-    tries = [(score(rows[:n], None if y is None else y[:n]),rows,n)
-             for rows,y in people for n in (1,2,3)]
     sd = lambda x: x[1:].std().item() if len(x)>2 else 0.
-    wide = np.mean([sd(s) for s,*_ in tries]) if tries else sd(score(torch.tensor([1]), None))
-    kappas = grid*float(wide)/max(sd(share), 1e-12)
-    if len(people)<10: return Few(kappas[3].item(), share)
-    ndcg = sum(_found(s, rows[:n], rows[n:], kappas, share) for s,rows,n in tries)
-    return Few(kappas[int(ndcg.argmax())].item(), share)
+    res = []
+    for n in (1,2,3):
+        tries = [(score(rows[:n], None if y is None else y[:n]),rows) for rows,y in people]
+        wide = np.mean([sd(s) for s,_ in tries]) if tries else sd(score(torch.tensor([1]), None))
+        kappas = grid*float(wide)/max(sd(share), 1e-12)
+        found = sum(_found(s, rows[:n], rows[n:], kappas, share) for s,rows in tries)
+        res.append(kappas[5 if len(people)<10 else int(found.argmax())])
+    return Few(torch.stack(res), share)
 
 def few_of(m, # a `Model`, whose history is known
            score, # see `learn_few`
@@ -158,8 +167,7 @@ def with_few(m, # a `Model`, whose history is known
              items=slice(None), # rows of items (m,)
             )->torch.Tensor: # (k, m)
     "Scores with the popularity that those with few ratings need"
-    w = few_weight(n)
-    if not w.any(): return scores
+    if not few_weight(n).any(): return scores
     kappa,share = few_of(m, score)
-    more = (w*kappa)[:,None]*share[items]
+    more = few_kappa(kappa, n)[:,None]*share[items]
     return torch.where((torch.as_tensor(n)==0)[:,None], share[items], scores+more)

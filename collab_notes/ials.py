@@ -11,7 +11,7 @@ import torch
 from fastcore.basics import patch
 
 from .choices import (
-    Scale, few_weight, learn_few, liking_row, liking_scale, liking_table, no_prior,
+    Scale, few_kappa, learn_few, liking_row, liking_scale, liking_table, no_prior,
     number_in, same_cells)
 from .errors import SettingError, check_seed, check_size
 from .newcomers import grown
@@ -106,7 +106,7 @@ def _learn_few(self:ImplicitALS):
     few = learn_few(self, lambda rows, y: self._said(self.newcomer(rows, y)))
     self.kappa,self.share = few
     n = self.history.counts(False)
-    self.boost = torch.where(n>0, few_weight(n)*self.kappa, 1.)
+    self.boost = torch.where(n>0, few_kappa(self.kappa, n), 1.)
 
 @patch
 def newcomer(self:ImplicitALS, rows, # of what was chosen, or of who chose it (m,)
@@ -168,9 +168,12 @@ def unsound(self:ImplicitALS):
         try: ok = isinstance(v := getattr(self, k, None), float) and number_in(k, v, *bounds)==v
         except SettingError: ok = False
         if not ok: return f"its {k} is {v!r}"
-    if not all(isinstance(getattr(self, o, None), float) for o in ('kappa','middle','half')):
+    if not all(isinstance(getattr(self, o, None), float) for o in ('middle','half')):
         return "it does not say on what scale ratings were"
-    if self.half<0 or self.kappa<0: return "its scale, or its kappa, is below 0"
+    k = getattr(self, 'kappa', None)
+    ok = isinstance(k, torch.Tensor) and k.shape==(3,) and k.dtype==torch.float32
+    if not ok or not (k>=0).all(): return "its kappa is not three numbers, 0 or more"
+    if self.half<0: return "its scale has a width below 0"
     return '' if self.user_factors.dtype==torch.float32 else "its factors are not of float32"
 
 @patch
@@ -188,7 +191,7 @@ def fold(self:ImplicitALS, rows, # of what a newcomer chose (m,), or of who chos
 @patch
 def boost_of(self:ImplicitALS, n:int): # ratings of a newcomer
     "How much of what everybody likes they get"
-    return few_weight(n)*self.kappa if n else torch.tensor(1.)
+    return few_kappa(self.kappa, n) if n else torch.tensor(1.)
 
 @patch
 def people(self:ImplicitALS)->int:
