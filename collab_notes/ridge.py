@@ -24,6 +24,14 @@ from .sizes import check_memory
 # %% ../nbs/library/ridge.ipynb #d42d287f
 REF = 60.   # ratings of an item, or of a user, at which powers are 1; see 12_recipe
 
+def _numbers(side, facts): # `SideTable`, and a table
+    "Facts as numbers; a label is 1 however many others there are"
+    x,a = side(facts).numpy(),0
+    for f in side.fields.values():
+        if f.kind=='labels': x[:,a:a+len(f.names)] = x[:,a:a+len(f.names)]>0
+        a += len(f.names)
+    return x
+
 def item_facts(table, # a row for each item: a column (or index) of ids, and facts
                key:str, # the column of ids, called as in the ratings
                vocab, # a `Vocab`
@@ -39,7 +47,7 @@ def item_facts(table, # a row for each item: a column (or index) of ids, and fac
     x = np.full((len(ids),len(side.names)), np.nan, dtype=np.float32)
     x[facts.index.get_indexer(ids)>=0] = 0
     at = facts.index.get_indexer(ids)
-    x[at>=0] = side(facts).numpy()[at[at>=0]]
+    x[at>=0] = _numbers(side, facts)[at[at>=0]]
     return x
 
 def _per_choice(x, facts):
