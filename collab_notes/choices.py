@@ -126,7 +126,7 @@ def _some_people(history, most, least=8):
     who = who[torch.randperm(len(who), generator=g)[:most]]
     for o in who.tolist():
         rows,y = history.of_row(o)
-        at = torch.randperm(len(rows), generator=g)
+        at = rows.argsort(stable=True)[torch.randperm(len(rows), generator=g)]
         yield rows[at],None if y is None else y[at]
 
 def _found(scores, given, wanted, kappas, share):
