@@ -19,9 +19,11 @@ from .data import RatingsDataLoaders, kfold_splits, random_split, stratified_spl
 from collab_notes.errors import (
     DivergedError, SettingError, UnseenIdError, UnsupportedError, brief, check_one_of, check_seed,
     check_size)
+from .ials import ImplicitALS
 from .newcomers import has_factors
 from .protocol import Model
 from .ranking import EASE, Blend, Popularity, fit_ranking, ranking_recipe, ranking_wd
+from .ridge import ItemRidge
 from .sizes import check_memory
 from .training import auto_wd, fit
 from .vocab import History
@@ -82,7 +84,15 @@ def reasons(self:Surface, user:int, # row of a user
 def reasons(self:EASE, user:int, item:int)->Reasons:
     "The weights of what the user has chosen; nothing is left over"
     j,score = self.history.of_row(user)[0].unique(),self.pair_scores(user, item).item()
-    return Reasons(j, self.weights[j,item].double(), score, score)
+    adds = self.weights[j,item].double()
+    return Reasons(j, adds, score, adds.sum().item())
+
+@patch
+def reasons(self:(ItemRidge,ImplicitALS), user:int, item:int)->Reasons:
+    "What each choice adds, how it was liked and its facts included; nothing is left over"
+    j,y = self.history.of_row(user)
+    adds = self.parts_of(j, y, item)
+    return Reasons(j.unique(), adds, self.pair_scores(user, item).item(), adds.sum().item())
 
 @patch
 def reasons(self:Popularity, user:int, item:int)->Reasons:

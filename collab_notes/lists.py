@@ -266,6 +266,13 @@ def check_groups(groups, # a group for each of `n`, or `None`
     except TypeError: return g.to_numpy(),list(g.unique())
 
 # %% ../nbs/07_lists.ipynb #c0a31d5f
+def _spread(rows, n_items):
+    "How unequally the places of lists go to items: Gini's coefficient, from 0 to 1"
+    c = rows[rows>0].unique(return_counts=True)[1].double().sort().values
+    if not len(c): return np.nan
+    at = torch.arange(n_items-len(c)+1, n_items+1)   # the others have none
+    return max((((2*at-n_items-1)*c).sum()/c.sum()/n_items).item(), 0.)
+
 def _summary(t, rows, n_items, level, n_boot, seed):
     "One row of `evaluate`, NaN where there is nothing to say"
     res = dict(rmse=np.nan, mae=np.nan)
@@ -276,7 +283,20 @@ def _summary(t, rows, n_items, level, n_boot, seed):
     means = lambda *names: {k:t[k].mean() if k in t else np.nan for k in names}
     return {**res, **means('ndcg'), 'ndcg low':low, 'ndcg high':high,
             **means('precision','recall','map'), 'coverage':len(rows[rows>0].unique())/n_items,
-            **means('novelty','popularity'), 'users':int((t.relevant>0).sum())}
+            **means('novelty','popularity'), 'gini':_spread(rows, n_items),
+            'never shown':1-len(rows[rows>0].unique())/n_items,
+            'users':int((t.relevant>0).sum()), 'left out':int((t.relevant==0).sum())}
+
+def _left_out(m, valid, t): # validation table, or `None`; by user, as from `user_metrics`
+    "Users without anything relevant, users who are not known, items that are not known"
+    res = {'nothing relevant':t.index[t.relevant==0].tolist(), 'unknown users':[],
+           'unknown items':[]}
+    if valid is not None:
+        for k,is_item in (('unknown users',False),('unknown items',True)):
+            col = valid[m.vocab.name(is_item)]
+            res[k] = col[m.vocab.find(col, is_item).numpy()==0].unique().tolist()
+        res['unknown users'] = [o for o in res['unknown users'] if o not in set(t.index)]
+    return res
 
 def _groups(t, users, by): # by user, as from `user_metrics`; see `evaluate`
     "The group of each row of `t`, missing where there is none"
@@ -315,23 +335,27 @@ def evaluate(models, # what `as_model` takes, or a dict of several: name → mod
              level:float=0.95, n_boot:int=1000, seed:int=42, # of the bootstrap interval of nDCG
              history=None, block:int=None, # see `recommend`
              # by model (and group): `rmse`, `mae`; `ndcg` with `ndcg low` and `ndcg high`;
-             # `precision`, `recall`, `map`; `coverage`, `novelty`, `popularity`; `users` that were
-             # measured. Columns that no model has are left out; NaN are errors of what only ranks
+             # `precision`, `recall`, `map`; `coverage`, `novelty`, `popularity`, `gini` of what is
+             # listed, the share of items `never shown`; `users` that were measured, those `left
+             # out` since nothing was relevant. Columns that no model has are left out; NaN are
+             # errors of what only ranks. `.attrs['left_out']` has ids, by model and reason
             )->pd.DataFrame:
     "Models in one table: errors of predicted ratings, quality of lists, and what is on them"
     if users is not None and by is None:
         raise SettingError("users: say by which of its columns, by=…")
-    res = {}
+    res,out = {},{}
     for name,o in (models.items() if isinstance(models, dict) else [('model',models)]):
         m = as_model(o, history)
         t,rows,k = _user_metrics(m, valid, n, exclude, at_least, unseen, min_ratings, block)
-        groups = None if by is None else _groups(t, users, by)
+        out[name],groups = _left_out(m, valid, t),None if by is None else _groups(t, users, by)
         for g,part,listed in _by_group(t, rows, groups):
             res[name,g] = _summary(part, listed, k, level, n_boot, seed)
     if not res: raise SettingError("models: there are none")
     names = ['model', by if isinstance(by, str) else 'group']
     idx = pd.MultiIndex.from_tuples(res, names=names)
     if by is None: idx = idx.droplevel(1)
-    return pd.DataFrame(list(res.values()), index=idx).dropna(axis=1, how='all')
+    res = pd.DataFrame(list(res.values()), index=idx).dropna(axis=1, how='all')
+    res.attrs['left_out'] = out
+    return res
 
 Model.recommend,Model.evaluate = recommend,evaluate

@@ -29,11 +29,13 @@ from .errors import (
     EmptyRatingsError, SettingError, UnsavableError, UnsupportedError)
 from .explain import why
 from .files import load, save
+from .ials import ImplicitALS
 from .interpret import bias_table, pca_map, rating_counts, similar, top_items
 from .lists import evaluate, recommend, user_metrics
 from .newcomers import add_item, add_user
 from .protocol import Model
 from .ranking import EASE, Blend, Popularity, fit_ranking
+from .ridge import ItemRidge
 from .topn import top_rows
 from .training import fit
 from .vocab import History
@@ -261,6 +263,11 @@ def _learners(dls):
         with o.no_bar(), o.no_logging(): o.fit(1, 1e-2)
     return {**res, **new}
 
+def _facts_of_items(h): # made-up ones
+    ids = h.vocab.classes[h.vocab.item_name][1:]
+    cols = {'part':[f'p{k%3}' for k in range(len(ids))], 'size':range(len(ids))}
+    return pd.DataFrame({h.vocab.item_name:list(ids), **cols})
+
 def every_kind(dls, # `RatingsDataLoaders` of a small table
                folder, # to write files to
               )->dict: # name → (object, does it know who rated what?)
@@ -272,6 +279,8 @@ def every_kind(dls, # `RatingsDataLoaders` of a small table
               'BayesianPMF, gaussian':bayes(likelihood='gaussian',
                                             implicit=False).fit(dls, progress=False),
               'EASE':EASE(dls, reg=5.), 'Popularity':Popularity(dls),
+              'ItemRidge':ItemRidge(dls, _facts_of_items(h), reg=5.),
+              'ImplicitALS':ImplicitALS(dls, 3, n_sweeps=3, n_models=2),
               'a Model of one method':ItemCosine(dls)}
     models['Blend'] = Blend([models['EASE'],made['fit_ranking'],learn], [1,0.5,0.1])
     saved = {f'{k}, saved':load(save(v, folder/f'{n}.safetensors')) for n,(k,v) in enumerate(

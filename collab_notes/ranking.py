@@ -25,13 +25,14 @@ from fastcore.meta import delegates
 from torch.nn import functional as F
 
 from .callbacks import StopDiverged
+from .choices import few_of, few_weight, shares, with_few
 from .core import as_model
 from .data import RatingsDL
 from .errors import (
     SettingError, UnsupportedError, brief, check_one_of, check_seed, check_size)
 from .lists import ndcg_of
 from .models import DotProductBias
-from .newcomers import grown
+from .newcomers import grown, kept
 from .protocol import Folded, Model
 from .sizes import TRAINED, check_memory
 from .training import FillUnknown, auto_wd, check_dls, factors_and_biases
@@ -294,23 +295,20 @@ def chosen(self:EASE, users, # rows of users (k,)
                            "give history=…, a ratings table or DataLoaders")
     x = self.history.chosen(torch.as_tensor(users))
     none = ~x.any(1)
-    if none.any(): x[none] = self._mean_user()
+    if none.any(): x[none] = kept(self, 'share', lambda: shares(self.history))
     return x
-
-@patch
-def _mean_user(self:EASE):
-    h,own = getattr(self, '_mean', (None,None))
-    if h is not self.history:
-        h = self.history
-        own = h.counts().float()/max(1, len(h.part()[0].unique()))
-        self._mean = h,own
-    return own
 
 @patch
 def scorer(self:EASE, rows): # rows of items (m,)
     "A function from rows of users (k,) to scores (k, m)"
     w = self.weights[:,rows]
-    return lambda users: self.chosen(users)@w
+    def _score(users):
+        x = self.chosen(users)@w
+        return with_few(self, self._said, x, self.history.counts(False)[users], rows)
+    return _score
+
+@patch
+def _said(self:EASE, rows, ratings=None): return self.weights[torch.as_tensor(rows)].sum(0)
 
 @patch
 def scores(self:EASE, users, # rows of users (k,)
@@ -343,9 +341,9 @@ def fold(self:EASE, rows, # of what a newcomer chose (m,), or of who chose a new
     _no_prior(self, prior)
     rows = torch.as_tensor(rows).long()
     if not is_item:
-        if not len(rows): x = self._mean_user()
-        else: x = torch.zeros(self.vocab.n_items).index_fill_(0, rows, 1.)
-        return Folded(x@self.weights, None, {}, [])
+        rows = rows.unique()
+        x = with_few(self, self._said, self._said(rows)[None], [len(rows)])[0]
+        return Folded(x, None, {}, [])
     everyone = self.chosen(torch.arange(self.vocab.n_users))
     b = torch.linalg.solve(_gram(self.history, self.reg), self.history.chosen(rows).double().sum(0))
     return Folded(everyone@b.float(), None, {}, [])
@@ -356,7 +354,11 @@ def with_row(self:EASE, id, folded, # from `fold`
     "The same weights for one user more; with an item more, the weights that go with its choices"
     vocab,history = grown(self, id, rows, ratings, is_item)
     if is_item: return EASE(history, self.reg)
-    return EASE.from_state(self.state(), vocab, history)
+    res = EASE.from_state(self.state(), vocab, history)
+    if few_weight([len(rows)]).any():
+        few = few_of(self, self._said)
+        kept(res, 'few', lambda: few)
+    return res
 
 # %% ../nbs/08_ranking.ipynb #51749cfb
 class Blend(Model):

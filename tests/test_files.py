@@ -23,12 +23,14 @@ from collab_notes.deep import CollabNN, HybridDot, hybrid_model, nn_learner
 from collab_notes.errors import (
     BadRatingError, CorruptFileError, ForeignFileError, ModelFileError, OtherFormatError, SettingError,
     TruncatedFileError, UnsavableError, UnseenIdError, UnsoundModelError)
+from collab_notes.ials import ImplicitALS
 from collab_notes.files import load, pack_classes, read_tensors, save, write_tensors
 from collab_notes.interpret import rating_counts
 from collab_notes.lists import recommend
 from collab_notes.models import DotProduct, DotProductBias, DotProductBiasParams
 from collab_notes.protocol import Model
 from collab_notes.ranking import EASE, Blend, Popularity, RankDot, fit_ranking
+from collab_notes.ridge import ItemRidge
 from collab_notes.topn import top_rows
 from collab_notes.training import fit
 from collab_notes.vocab import History
@@ -246,11 +248,13 @@ def test_a_model_with_a_newcomer(path, learn):
     same_model(item, there_and_back(item, path))
     assert load(path).history.table().tail(2).values.tolist()==[[777,'f99',4.],[101,'f99',2.]]
 
-@pytest.mark.parametrize('kind', ['ease','popularity','blend','net'])
+@pytest.mark.parametrize('kind', ['ease','popularity','blend','net','ridge','ials'])
 def test_newcomers_of_other_kinds(path, dls, learn, kind):
     make = dict(ease=lambda: EASE(dls, 3.), popularity=lambda: Popularity(dls),
                 blend=lambda: Blend([learn,EASE(dls, 3.)], [1,1]),
-                net=lambda: as_model(nn_learner(dls, [4], [2,2])))
+                net=lambda: as_model(nn_learner(dls, [4], [2,2])),
+                ridge=lambda: ItemRidge(dls, some_facts(History.of(dls)), 3.),
+                ials=lambda: ImplicitALS(dls, 2, n_sweeps=2, n_models=2))
     m = load(save(make[kind](), path))
     got = there_and_back(add_user(m, 777, m.new_user({'f1':5., 'f2':1.})), path)
     assert len(got.history)==len(m.history)+2
@@ -814,6 +818,10 @@ def but(o, at, v):
     x[at[-1]] = v
     return o
 
+def some_facts(h):
+    ids = h.vocab.classes['film'][1:]
+    return pd.DataFrame(dict(film=ids, kind=['a','b']*(len(ids)//2)+['a']*(len(ids)%2)))
+
 @pytest.fixture(scope='module')
 def grades(table):
     "Samples of grades, with effects, columns about users, and two chains"
@@ -847,13 +855,14 @@ def test_any_tensor_in_place_of_samples(path, kind, bayes, grades):
             except ModelFileError as e: assert path.name in str(e) and len(str(e))<1000
             else: assert ((x := got.scores([0,1,2]))>=lo-1e-3).all() and (x<=hi+1e-3).all()
 
-@pytest.mark.parametrize('kind', ['surface','net','lists','blend','bayes','grades'])
+@pytest.mark.parametrize('kind', ['surface','net','lists','blend','bayes','grades','ridge','ials'])
 def test_anything_in_place_of_anything(path, kind, bayes, grades):
     "A file that is made up is refused, or it holds a model that can be asked"
     few = History.of(known, item_name='film')
     m = dict(surface=lambda: a_surface().with_history(known), net=a_net, bayes=lambda: bayes,
              grades=lambda: grades,
-             lists=lambda: EASE(few, 1.),
+             lists=lambda: EASE(few, 1.), ials=lambda: ImplicitALS(few, 2, n_sweeps=1, n_models=2),
+             ridge=lambda: ItemRidge(few, some_facts(few), 1.),
              blend=lambda: Blend([EASE(few, 1.), Popularity(few)], [1.,0.5]))[kind]()
     name,ts,meta = read_tensors(save(m, path))
     rng = random.Random(0)

@@ -134,7 +134,7 @@ def test_every_kind_of_model(dls, learn, ranked, valid, ratings, split):
 def test_no_column_is_empty(dls, learn, valid):
     "What no model of a table can say is no column of it"
     pop = Popularity(dls)
-    lists = ['ndcg','ndcg low','ndcg high','precision','recall','map','coverage','novelty','popularity','users']
+    lists = ['ndcg','ndcg low','ndcg high','precision','recall','map','coverage','novelty','popularity','gini','never shown','users','left out']
     assert list(evaluate(pop, valid, n_boot=5)) == lists
     both = evaluate({'a':pop, 'b':learn}, valid, n_boot=5)
     assert list(both) == ['rmse','mae',*lists] and both.drop(columns=['rmse','mae']).notna().all(axis=None) and both.loc['b'].notna().all()
@@ -143,7 +143,7 @@ def test_no_column_is_empty(dls, learn, valid):
     bare = evaluate(learn.model, valid, exclude=None, n_boot=5)
     assert list(bare) == ['rmse','mae',*(o for o in lists if o not in ('novelty','popularity'))]   # of what nobody is known to have rated
     seen = evaluate(learn, History.of(dls).table(), n_boot=5)        # all of it was seen: only errors are left
-    assert list(seen) == ['rmse','mae','coverage','novelty','popularity','users'] and seen.users.item()==0
+    assert list(seen) == ['rmse','mae','coverage','novelty','popularity','gini','never shown','users','left out'] and seen.users.item()==0
 
 def test_errors_are_the_models_own(dls, valid):
     "A model that makes something of more columns of a table is measured by what it makes of them"

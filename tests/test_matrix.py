@@ -5,14 +5,14 @@ from conftest import drawn_not_rendered, ratings_of
 
 NETS = 'CollabNN', 'collab_learner, use_nn', 'nn_learner'   # without biases
 BLACK_BOXES = "somebody's module", "somebody's object"      # of which nothing is known but what they say
-UNBIASED = *NETS, *BLACK_BOXES, 'EASE', 'Popularity', 'Blend', 'a Model of one method'
+UNBIASED = *NETS, *BLACK_BOXES, 'EASE', 'ItemRidge', 'Popularity', 'Blend', 'a Model of one method'
 NO_FACTORS = *UNBIASED, 'hybrid_learner, layers'
 FILE = 'save, load', *(f'collab-notes {o}' for o in 'evaluate recommend similar explain new-user plot'.split())
 SAME_FOR_ALL = 'Popularity counts'
 
 # verb → for which objects it has no answer, and how the reason starts
 REFUSALS = {
-    'bias_table': (UNBIASED, '{} has no biases'),
+    'bias_table': ((*UNBIASED, 'ImplicitALS'), '{} has no biases'),
     **dict.fromkeys(('learn_prior', 'fold_in'), (NO_FACTORS, '{} is not made of factors and biases')),
     **dict.fromkeys(('add_user', 'add_item'), (BLACK_BOXES, '{} scores only the rows it was made with')),
     **dict.fromkeys(FILE, (BLACK_BOXES, None)),
@@ -39,6 +39,7 @@ def everything(tmp_path_factory):
 
 KINDS = ['fit', 'fit, 2 models', 'fit_ranking', 'fit_ranking, bpr', 'collab_learner', 'collab_learner, use_nn', 'nn_learner',
          'hybrid_learner', 'hybrid_learner, layers', 'Surface', 'BayesianPMF', 'BayesianPMF, gaussian', 'EASE', 'Popularity',
+         'ItemRidge', 'ImplicitALS', 'ItemRidge, saved', 'ImplicitALS, saved',
          'a Model of one method', 'Blend', 'fit, saved', 'nn_learner, saved', 'hybrid_learner, layers, saved', 'fit_ranking, saved',
          'BayesianPMF, saved', 'BayesianPMF, gaussian, saved', 'EASE, saved', 'Popularity, saved', 'a Model of one method, saved',
          'Blend, saved', 'a file', 'after add_user', 'a module', 'Surface, alone', 'CollabNN', 'fit, saved without history',
