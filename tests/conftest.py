@@ -59,9 +59,9 @@ def shapes_of(seed=0):
         return pd.DataFrame(dict(user=u, item=i, rating=grade(z))).drop_duplicates(['user','item'], ignore_index=True)
     def stars(z): return np.clip(np.round(3.6+z), 1, 5)
     return {'stars':made(2000, 60, 80, stars), 'halves':made(2000, 60, 80, lambda z: np.clip(np.round(2*(3.5+z))/2, 0.5, 5)),
-            '1 to 10':made(2000, 60, 80, lambda z: np.clip(np.round(7+2*z), 1, 10)), '0 to 100':made(3000, 1000, 500, lambda z: np.clip(np.round(70+30*z), 0, 100)),
-            '-10 to 10':made(2000, 100, 40, lambda z: np.clip(5*z, -10, 10)), 'two a user':made(3000, 1500, 400, stars), 'one a user':made(3000, 3000, 300, stars),
-            'heavy head':made(4000, 400, 400, stars, head=1.3), 'no taste':made(3000, 200, 200, stars, taste=0.), 'few':made(200, 30, 30, stars),
+            '1 to 10':made(2000, 60, 80, lambda z: np.clip(np.round(7+2*z), 1, 10)), '0 to 100':made(1500, 500, 250, lambda z: np.clip(np.round(70+30*z), 0, 100)),
+            '-10 to 10':made(2000, 100, 40, lambda z: np.clip(5*z, -10, 10)), 'two a user':made(1600, 800, 200, stars), 'one a user':made(1500, 1500, 150, stars),
+            'heavy head':made(2000, 200, 200, stars, head=1.3), 'no taste':made(2000, 130, 130, stars, taste=0.), 'few':made(200, 30, 30, stars),
             'ten in all':made(10, 4, 4, stars)}
 
 def loaders_of(df=None, bs=32, **kw):

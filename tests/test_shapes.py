@@ -58,7 +58,7 @@ def test_never_worse_than_damped_means(tables, made, shape, how):
     if not draws: return   # trained as `fit` is
     ours,means = (torch.cat(o) for o in zip(*(losses(tables[shape][k], made(how, shape, k)) for k in draws)))
     off = ours-means
-    assert off.mean() < 2*off.std()/len(off)**0.5 + 0.01
+    assert off.mean() < 2*off.std(correction=0)/len(off)**0.5 + 0.01
 
 @pytest.mark.parametrize('how', ['fit','fit_quick'])
 def test_better_where_there_is_taste(tables, made, how):
