@@ -18,7 +18,7 @@ chapters = [o for o in notebooks if o.name != 'index.ipynb']
 modules = sorted(o for o in (root/'collab_notes').glob('*.py') if o.name[0] != '_')
 expected = ('index answers 00_data 01_latent_factors 02_from_scratch 03_weight_decay 04_interpretation 05_bootstrap 06_deep '
             '07_lists 08_ranking 09_bayes 10_feedback 11_reasons '
-            'callbacks checkpoint cli console core errors files matrix movielens newcomers plots posterior protocol rowfit sampler side '
+            'callbacks checkpoint cli console core errors files matrix movielens newcomers plots posterior protocol quick rowfit sampler shrink side '
             'surface tables topn vocab').split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)

@@ -62,9 +62,9 @@ def test_never_worse_than_damped_means(tables, made, shape, how):
 
 @pytest.mark.parametrize('how', ['fit','fit_quick'])
 def test_better_where_there_is_taste(tables, made, how):
-    for shape in ('stars','halves','1 to 10','-10 to 10'):
-        ours,means = losses(tables[shape][0], made(how, shape))
-        assert ours.mean() < means.mean(), shape
+    shapes = 'stars','halves','1 to 10','-10 to 10'
+    ours,means = (torch.cat(o) for o in zip(*(losses(tables[o][k], made(how, o, k)) for o in shapes for k in (0,1))))
+    assert ours.mean() < (0.97 if how=='fit' else 1)*means.mean()
 
 @pytest.mark.parametrize('how', ['fit','fit_quick','means_model'])
 @pytest.mark.parametrize('shape', SHAPES)
