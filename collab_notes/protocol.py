@@ -101,7 +101,7 @@ def with_history(self:Model, history # in any form that `History.of` takes
                 ): # another `Model`
     "The same model, to which other ratings are known"
     res = copy(self)
-    res.history = History.of(history, self.vocab)
+    res.scale,res.history = self.limits,History.of(history, self.vocab)
     return res
 
 @patch

@@ -46,6 +46,7 @@ class Surface(Model):
     def replace(self, **kwargs): # a `Surface`
         "The same but for `kwargs`"
         old = {k:getattr(self, k) for k in (*TENSORS,'vocab','y_range','rates','about','scale')}
+        if 'history' in kwargs: old['scale'] = self.limits   # of what it was trained on
         return Surface(**{**old, 'history':self._history, **kwargs})
 
     def state(self): return {k:getattr(self, k) for k in (*TENSORS,'y_range','rates','scale')}

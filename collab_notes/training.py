@@ -143,9 +143,9 @@ class FillUnknown(Callback):
         self.before_validate()
         self.counts = None
 
-def every_training()->list: # of callbacks
-    "What each training of ratings here does, see `callbacks`"
-    return [ShrinkBiases(),FillUnknown(),StandardScale(),StopDiverged()]
+def every_training(shrink:float=1.)->list: # of callbacks; see `ShrinkBiases`
+    "What each training of ratings here does, see `callbacks` and `shrink`"
+    return [ShrinkBiases(shrink),FillUnknown(),StandardScale(),StopDiverged()]
 
 # %% ../nbs/03_weight_decay.ipynb #28244324
 def check_dls(dls): # `DataLoaders`
@@ -186,6 +186,8 @@ def ratings_learner(dls, # `RatingsDataLoaders`
                     moms=(0.8,0.8,0.8), # momentum through the cycle
                     # of the default model, so many at once, averaged: a `DotProductBiasEnsemble`
                     n_models:int=1,
+                    # how strongly biases of few ratings are drawn to what is usual; 0: not at all
+                    shrink:float=1.,
                     cbs=None, # fastai callbacks
                     **kwargs)->Learner:
     "An untrained `Learner` with the recipe's optimizer, batches and decay"
@@ -200,7 +202,7 @@ def ratings_learner(dls, # `RatingsDataLoaders`
     wd = ifnone(wd, auto_wd(dls)*(0.7 if many else 1))
     return Learner(dls, model, loss_func=loss_func or MSELossFlat(), opt_func=fused_adamw,
                    splitter=factors_and_biases, wd=[wd,0.], lr=lr, moms=moms,
-                   cbs=L(cbs)+every_training()+([EachModel()] if many else []), **kwargs)
+                   cbs=L(cbs)+every_training(shrink)+([EachModel()] if many else []), **kwargs)
 
 # %% ../nbs/03_weight_decay.ipynb #8b01d5d8
 def _options(dls, n_epoch, patience, restore_best, checkpoint, cbs):
