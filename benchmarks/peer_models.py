@@ -1,6 +1,6 @@
 """The peers themselves. This file is run by the Python of `.venv-peers` (see peers.py) and imports nothing of ours.
 
-    python peer_models.py FOLDER    # reads FOLDER/job.json and FOLDER/data.npz, leaves FOLDER/result.json and FOLDER/preds.npy
+    python peer_models.py FOLDER    # reads FOLDER/jobs.json and FOLDER/data.npz, leaves FOLDER/result.json, and FOLDER/preds0.npy … for each job
 """
 import json, random, sys, warnings
 from collections import namedtuple
@@ -20,6 +20,7 @@ class Data:
     def __init__(self, z):
         self.train,self.valid = (Rows(*(z[f'{p}_{o}'] for o in Rows._fields)) for p in ('train','valid'))
         self.n_users,self.n_items,self.effect_names = int(z['n_users']),int(z['n_items']),z['effect_names'].tolist()
+        self.scale = tuple(z['scale'].tolist())   # of the training ratings
         self.sides = {o:(z[f'{o}_features'],z[f'{o}_groups']) for o in ('user','item')}
 
     def head(self, n=1000):
@@ -43,10 +44,10 @@ class Clock:
 def surprise(d, fit, predict, seed, threads, algo='SVD', **kw):
     import pandas as pd, surprise
     df = pd.DataFrame(dict(user=d.train.user, item=d.train.item, rating=d.train.rating))
-    train = surprise.Dataset.load_from_df(df, surprise.Reader(rating_scale=(1,5))).build_full_trainset()
+    train = surprise.Dataset.load_from_df(df, surprise.Reader(rating_scale=d.scale)).build_full_trainset()
     random.seed(seed)
     np.random.seed(seed)
-    model = getattr(surprise, algo)(random_state=seed, **kw)
+    model = getattr(surprise, algo)(**(kw if algo=='BaselineOnly' else dict(kw, random_state=seed)))   # the former draws nothing
     with fit: model.fit(train)
     with predict: preds = [model.predict(u, i).est for u,i in zip(d.valid.user, d.valid.item)]
     return preds,{}
@@ -96,6 +97,38 @@ def implicit(d, fit, predict, seed, threads, **kw):
     with predict: preds = inputs(model, d.valid)@weights
     return preds,{}
 
+def _best(scores, d, n): # scores of all items for some users (m, n_items), and who they are
+    scores,who = scores
+    seen = sps.csr_matrix((np.ones(len(d.train.user), dtype=bool), (d.train.user,d.train.item)), shape=(d.n_users,d.n_items))[who].toarray()
+    scores = np.where(seen | (np.bincount(d.train.item, minlength=d.n_items)==0), -np.inf, scores)   # as ours: nothing known already, nothing without training rows
+    top = np.argsort(-scores, axis=1, kind='stable')[:,:n]
+    return np.where(np.isneginf(np.take_along_axis(scores, top, 1)), -1, top)
+
+def implicit_lists(d, fit, predict, seed, threads, n=10, **kw):
+    "The `n` best items of each user in the validation rows, -1 for an empty place"
+    from implicit.cpu.als import AlternatingLeastSquares
+    model = AlternatingLeastSquares(random_state=seed, num_threads=threads, **kw)
+    chosen = sps.csr_matrix((np.ones(len(d.train.user), dtype='float32'), (d.train.user,d.train.item)), shape=(d.n_users,d.n_items))
+    with fit: model.fit(chosen, show_progress=False)
+    who = np.unique(d.valid.user)
+    with predict: return _best((model.user_factors[who]@model.item_factors.T, who), d, n),{}
+
+def lenskit_lists(d, fit, predict, seed, threads, n=10, **kw):
+    "The same by LensKit's ALS for choices; -1 throughout for a user without training rows"
+    import pandas as pd
+    from lenskit.als import ImplicitMFScorer
+    from lenskit.data import from_interactions_df
+    from lenskit.training import TrainingOptions
+    df = pd.DataFrame(dict(user_id=d.train.user, item_id=d.train.item)).drop_duplicates()
+    data,model = from_interactions_df(df),ImplicitMFScorer(use_ratings=False, **kw)
+    with fit: model.train(data, TrainingOptions(rng=seed))
+    who = np.unique(d.valid.user)
+    with predict:
+        u,i = data.users.numbers(who, missing='negative'),data.items.numbers(np.arange(d.n_items), missing='negative')
+        scores = np.asarray(model.user_embeddings)[u]@np.asarray(model.item_embeddings)[i].T
+        res = _best((np.where(i<0, -np.inf, scores), who), d, n)
+    return np.where((u<0)[:,None], -1, res),{}
+
 def one_hot(codes, n):
     "A row for each of `codes`; -1 is a row of zeros"
     at = np.flatnonzero(codes>=0)
@@ -140,7 +173,7 @@ def myfm(d, fit, predict, seed, threads, rank=10, sweeps=512, burn=10, ordinal=F
             if i>=burn:
                 if ordinal: total[:] += 1+fm.oprobit_predict_proba(x_valid, rel[1], 0)@np.arange(5)
                 else: total[:] += fm.predict_score(x_valid, rel[1])
-                trace.append([i+1, fit.wall, float(np.sqrt(((np.clip(total/(i+1-burn), 1, 5)-d.valid.rating)**2).mean()))])
+                trace.append([i+1, fit.wall, float(np.sqrt(((np.clip(total/(i+1-burn), *d.scale)-d.valid.rating)**2).mean()))])
         fit.__enter__()
         return False,None
     model = (myfm.MyFMOrderedProbit if ordinal else myfm.MyFMRegressor)(rank=rank, random_seed=seed)
@@ -148,14 +181,21 @@ def myfm(d, fit, predict, seed, threads, rank=10, sweeps=512, burn=10, ordinal=F
     with fit: model.fit(x[0], y, X_rel=rel[0], grouping=grouping, n_iter=sweeps, n_kept_samples=1, callback=look)
     return total/(sweeps-burn),dict(trace=trace)
 
-def main(folder):
-    job,d = json.loads((folder/'job.json').read_text()),Data(np.load(folder/'data.npz'))
+def do(job, d, file):
+    "One job: predictions go to `file`; what it took"
     run,args = globals()[job['peer']],dict(seed=job['seed'], threads=job['threads'])
     run(d.head(), Clock(), Clock(), **args, **{**job['settings'], **job['quick']})   # the first run in a process pays for what is loaded on demand
     fit,predict = Clock(),Clock()
     preds,more = run(d, fit, predict, **args, **job['settings'])
-    np.save(folder/'preds.npy', np.asarray(preds, dtype=float))
-    dist = dict(surprise='scikit-surprise').get(job['peer'], job['peer'])
-    (folder/'result.json').write_text(json.dumps(dict(fit_wall=fit.wall, fit_cpu=fit.cpu, predict_wall=predict.wall, version=version(dist), **more)))
+    np.save(file, np.asarray(preds, dtype=float))
+    library = job['peer'].removesuffix('_lists')
+    return dict(fit_wall=fit.wall, fit_cpu=fit.cpu, predict_wall=predict.wall, version=version(dict(surprise='scikit-surprise').get(library, library)), **more)
+
+def main(folder):
+    d,res = Data(np.load(folder/'data.npz')),[]
+    for n,job in enumerate(json.loads((folder/'jobs.json').read_text())):
+        try: res.append(do(job, d, folder/f'preds{n}.npy'))
+        except Exception as e: res.append(dict(error=f'{type(e).__name__}: {e}'))   # told in the table: peers may refuse a set
+    (folder/'result.json').write_text(json.dumps(res))
 
 if __name__=='__main__': main(Path(sys.argv[1]))
