@@ -380,7 +380,7 @@ def chosen_sets(names, folder, fetch, quick):
 @call_parse
 def main(folder:Path=None, # with the sets' files
          fetch:bool=True, # fetch into the folder what is not there and has an address?
-         sets:Annotated[list, {'nargs':'+', 'type':str}]=None, # only these
+         sets:Annotated[str, {'nargs':'+'}]=None, # only these
          seeds:Annotated[int, {'nargs':'+'}]=(1,2), # of splits, models and made-up sets
          threads:int=2, # for everyone, at most
          only:str=None, # contestants whose name has this (then nothing is written, unless told where)

@@ -38,6 +38,17 @@ class Clock:
         self.wall += perf_counter()-self._t[0]
         self.cpu += process_time()-self._t[1]
 
+def dots(a, b, u, i, step=500_000):
+    "Dot products of rows `u` of `a` with rows `i` of `b`, without a table of all of them"
+    return np.concatenate([np.einsum('nk,nk->n', a[u[n:n+step]], b[i[n:n+step]]) for n in range(0, max(1, len(u)), step)])
+
+def peak_gib(reset=False):
+    "Most memory that this process has had since the last reset, GiB (Linux; else None)"
+    try:
+        if reset: Path('/proc/self/clear_refs').write_text('5')
+        return next(int(l.split()[1]) for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmHWM'))/2**20
+    except OSError: return None
+
 # Each peer: (data, seed, threads, settings) → (predictions for the validation rows, NaN where it has none; what else is worth noting).
 # `fit` and `predict` are clocks; what is outside of both, such as turning arrays into the library's own tables, is not counted.
 
@@ -76,7 +87,7 @@ def lenskit(d, fit, predict, seed, threads, **kw):
     with predict:   # by its factors and biases: its own pipeline takes users one by one
         u,i = (v.numbers(o, missing='negative') for v,o in ((data.users,d.valid.user),(data.items,d.valid.item)))
         b = model.bias
-        preds = (np.asarray(model.user_embeddings)[u]*np.asarray(model.item_embeddings)[i]).sum(1) + b.global_bias + b.user_biases[u] + b.item_biases[i]
+        preds = dots(np.asarray(model.user_embeddings), np.asarray(model.item_embeddings), u, i) + b.global_bias + b.user_biases[u] + b.item_biases[i]
         preds[(u<0) | (i<0)] = np.nan
     return preds,{}
 
@@ -91,7 +102,7 @@ def implicit(d, fit, predict, seed, threads, **kw):
     most,rest = (Rows(*(o[p] for o in d.train)) for p in (~part,part))
     mean = most.rating.mean()
     ub,ib = (np.bincount(o, most.rating-mean, n)/(np.bincount(o, minlength=n)+5) for o,n in ((most.user,d.n_users),(most.item,d.n_items)))
-    def inputs(model, r): return np.column_stack([np.ones(len(r.user)), ub[r.user], ib[r.item], (model.user_factors[r.user]*model.item_factors[r.item]).sum(1)])
+    def inputs(model, r): return np.column_stack([np.ones(len(r.user)), ub[r.user], ib[r.item], dots(model.user_factors, model.item_factors, r.user, r.item)])
     weights = np.linalg.lstsq(inputs(train(most), rest), rest.rating, rcond=None)[0]
     with fit: model = train(d.train)
     with predict: preds = inputs(model, d.valid)@weights
@@ -186,10 +197,11 @@ def do(job, d, file):
     run,args = globals()[job['peer']],dict(seed=job['seed'], threads=job['threads'])
     run(d.head(), Clock(), Clock(), **args, **{**job['settings'], **job['quick']})   # the first run in a process pays for what is loaded on demand
     fit,predict = Clock(),Clock()
+    peak_gib(reset=True)
     preds,more = run(d, fit, predict, **args, **job['settings'])
     np.save(file, np.asarray(preds, dtype=float))
     library = job['peer'].removesuffix('_lists')
-    return dict(fit_wall=fit.wall, fit_cpu=fit.cpu, predict_wall=predict.wall, version=version(dict(surprise='scikit-surprise').get(library, library)), **more)
+    return dict(fit_wall=fit.wall, fit_cpu=fit.cpu, gib=peak_gib(), predict_wall=predict.wall, version=version(dict(surprise='scikit-surprise').get(library, library)), **more)
 
 def main(folder):
     d,res = Data(np.load(folder/'data.npz')),[]

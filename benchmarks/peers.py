@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py      # makes .venv-peers (about 1.6 GB; needs a C and C++ compiler; minutes), or says that it is there
 
-accuracy.py, frontier.py and topn.py make it too when it is not there. The environment variable `COLLAB_NOTES_PEERS` may name the Python of
+The benchmarks that need it make it too when it is not there. The environment variable `COLLAB_NOTES_PEERS` may name the Python of
 another environment that has what peers.txt lists.
 """
 import json, os, subprocess, sys
