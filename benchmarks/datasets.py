@@ -9,6 +9,7 @@ split is given). Nothing of them is in this repository. Writes benchmarks/result
 """
 import hashlib, io, json, sys, urllib.request, warnings, zipfile
 from collections import namedtuple
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Annotated
@@ -17,15 +18,17 @@ warnings.filterwarnings('ignore', message='.*torch.jit.script.*|The given NumPy 
 
 import numpy as np, pandas as pd, torch
 from fastcore.script import CliError, call_parse
-from fastcore.test import test_close, test_eq
+from fastcore.test import test_close
 
 from collab_notes.bayes import BayesianPMF
 from collab_notes.core import as_model
 from collab_notes.data import RatingsDataLoaders, random_split
 from collab_notes.lists import evaluate, ndcg_of
 from collab_notes.movielens import movielens_ratings
+from collab_notes.quick import fit_quick
 from collab_notes.ranking import EASE, Popularity, fit_ranking
 from collab_notes.training import fit
+from collab_notes.vocab import History
 from common import RESULTS, describe, machine, md_table, verdict
 from peers import NAMES, PeerData
 
@@ -65,18 +68,18 @@ def plain(file):
 SOURCES = {
     'MovieLens 100K': Source('GroupLens; by title, as in the book', 'research, not to be passed on', read=lambda _: movielens_ratings(titles=True).rename(columns=dict(title='item'))[['user','item','rating']]),
     'ML-latest-small': Source('GroupLens, September 2018', 'may be passed on for research, with its terms', 'ml-latest-small.zip', zipped('ml-latest-small/ratings.csv', header=0), 'https://files.grouplens.org/datasets/movielens/ml-latest-small.zip'),
-    'ML-1M part': Source('GroupLens; a part of MovieLens 1M that lies beside a copy of LibRec', 'research, not to be passed on', 'ml_1m_part.csv', table, most=1000),
+    'ML-1M part': Source('GroupLens; a part of MovieLens 1M that lies beside a copy of LibRec', 'research, not to be passed on', 'ml_1m_part.csv', table, most=500),
     'FilmTrust': Source('Guo et al. 2013, by github.com/ajbc/spf', 'none stated; its authors ask to be cited', 'filmtrust.txt', lambda o: table(o, sep=r'\s+'), RAW+'ajbc/spf/a2f9712a852d67dbf0659c8e5fe7bd5a46df1ac5/dat/filmtrust/raw/ratings.txt'),
     'Flixster': Source(MONTI, 'none stated; not to be passed on', 'flixster.mat', monti, published=(0.872,'IGMC')),
     'Douban': Source(MONTI, 'none stated; not to be passed on', 'douban.mat', monti, published=(0.721,'IGMC')),
     'Yahoo music': Source(MONTI, 'Yahoo Webscope: research, not to be passed on', 'yahoo_music.mat', monti, published=(18.70,'IMC-GAE')),
     'Amazon music': Source('McAuley et al., a part by github.com/caserec/Datasets-for-Recommender-Systems', 'research; its authors ask to be cited', 'amazon_music.dat', lambda o: table(o, sep='\t')),
-    'Ciao': Source('Tang et al. 2012, by github.com/JiahaoWuGit/DcRec', 'none stated; its authors ask to be cited', 'ciao.txt', lambda o: table(o, sep=r'\s+'), RAW+'JiahaoWuGit/DcRec/d442f33d8f970da71dbcc8c6b7935b46a7c8bc56/data/ciao/ratings.txt', most=2000),
-    'Jester': Source('Goldberg et al. 2001, the 5,000 users of the R package recommenderlab', 'research; its authors ask to be cited', 'jester.csv', plain, most=1000),
-    'Anime': Source('MyAnimeList, a part by github.com/caserec/Datasets-for-Recommender-Systems', 'none stated with this part', 'anime.zip', zipped('anime/anime_ratings.dat', sep='\t', header=0), CASEREC+'Anime/anime.zip', most=1000),
+    'Ciao': Source('Tang et al. 2012, by github.com/JiahaoWuGit/DcRec', 'none stated; its authors ask to be cited', 'ciao.txt', lambda o: table(o, sep=r'\s+'), RAW+'JiahaoWuGit/DcRec/d442f33d8f970da71dbcc8c6b7935b46a7c8bc56/data/ciao/ratings.txt', most=500),
+    'Jester': Source('Goldberg et al. 2001, the 5,000 users of the R package recommenderlab', 'research; its authors ask to be cited', 'jester.csv', plain, most=500),
+    'Anime': Source('MyAnimeList, a part by github.com/caserec/Datasets-for-Recommender-Systems', 'none stated with this part', 'anime.zip', zipped('anime/anime_ratings.dat', sep='\t', header=0), CASEREC+'Anime/anime.zip', most=500),
     'Book-Crossing': Source('Ziegler et al. 2005, a part by github.com/caserec/Datasets-for-Recommender-Systems', 'research; its authors ask to be cited', 'book_crossing.zip', zipped('book_crossing/book_ratings.dat', sep='\t', header=0), CASEREC+'BookCrossing/book_crossing.zip'),
     'Restaurants': Source('Vargas-Govea et al. 2011, UCI Machine Learning Repository', 'CC BY 4.0', 'rating_final.csv', lambda o: table(o, header=0)),
-    'Steam': Source('bought or not, a part by github.com/caserec/Datasets-for-Recommender-Systems', 'none stated with this part', 'steam.zip', zipped('steam/game_purchase.dat', sep='\t', header=0), CASEREC+'Steam/steam.zip', most=3000),
+    'Steam': Source('bought or not, a part by github.com/caserec/Datasets-for-Recommender-Systems', 'none stated with this part', 'steam.zip', zipped('steam/game_purchase.dat', sep='\t', header=0), CASEREC+'Steam/steam.zip', most=2000),
 }
 
 def digest_of(df):
@@ -134,7 +137,7 @@ MADE_UP = {
     'heavy head':     ('ten of 2,000 items have most ratings, and most items one or two', lambda s: made_up(s, users=600, items=2000, head=1.8)),
     'noise only':     ('nothing to learn but the mean', lambda s: made_up(s, n=3000, spread=0, factors=0, noise=0.25)),
     'ten in all':     ('ten ratings of five users', lambda s: made_up(s, n=10, users=5, items=6, head=0, per_user=0)),
-    'one user':       ('one user and 100 items', lambda s: made_up(s, n=100, users=1, items=120)),
+    'one user':       ('100 ratings by one user, and two by each of two others', lambda s: pd.concat([made_up(s, n=100, users=1, items=120), made_up(s+1, n=4, users=2, items=20).assign(user=list('1122'))], ignore_index=True)),
     'likes only':     ('only that something was liked', likes),
 }
 
@@ -143,12 +146,16 @@ MADE_UP = {
 class Split:
     "Loaders for ours and numbers for the peers, of the same rows"
     def __init__(self, df, split, seed):
-        self.df,self.rows = df,split
-        self.dls = RatingsDataLoaders.from_df(df, user_name='user', item_name='item', rating_name='rating', splits=split, seed=seed)
+        self.df,self.rows,self.seed = df,split,seed
         self.peers = PeerData(df, split, item='item')
-        test_eq(self.dls.valid_ds.ys.iloc[:,0].to_numpy(dtype=float), self.peers.parts[1]['rating'])
         t,v = self.peers.parts
         self.cold = ~np.isin(v['user'], t['user']) | ~np.isin(v['item'], t['item'])
+
+    @cached_property
+    def dls(self): # made when first asked for: a table that is refused is a result of ours
+        res = RatingsDataLoaders.from_df(self.df, user_name='user', item_name='item', rating_name='rating', splits=self.rows, seed=self.seed)
+        test_close(res.valid_ds.ys.iloc[:,0].to_numpy(dtype=float), self.peers.parts[1]['rating'], 1e-5*max(map(abs, self.peers.scale)))   # float32 there
+        return res
 
     def judge(self, preds):
         "RMSE of all rows, of cold ones; share of predictions that leave the scale by more than rounding"
@@ -192,6 +199,12 @@ def trained(**kwargs):
         return dict(took, **s.judge(preds.numpy().ravel()))
     return run
 
+def quick_fit(**kwargs):
+    def run(s, seed, quick):
+        model,took = timed(fit_quick, s.dls, seed=seed, **kwargs)
+        return dict(took, **s.judge(model.pair_scores(*History.of(s.dls).part(held_out=True)[:2]).numpy()))
+    return run
+
 def bayes(**kwargs):
     def run(s, seed, quick):
         few = dict(n_sweeps=12, burn_in=4) if quick else {}
@@ -200,6 +213,7 @@ def bayes(**kwargs):
     return run
 
 OURS = {   # name → (set, seed, quick) → what it took and reached; this is the place for a new one
+    'fit_quick':        quick_fit(),
     'fit':              trained(),
     'fit, 8 models':    trained(n_models=8),
     'BayesianPMF, ids': bayes(implicit=False),
@@ -217,8 +231,8 @@ PEERS = {   # name → function in peer_models.py, settings, settings for warmin
     'Surprise baseline': ('surprise', dict(algo='BaselineOnly'), {}),
     'cmfrec':            ('cmfrec', {}, {}),
     'LensKit ALS':       ('lenskit', {}, {}),
-    'myFM, ids':         ('myfm', dict(rank=10, sweeps=200, burn=30), dict(sweeps=12, burn=2)),
-    'myFM, ratings':     ('myfm', dict(rank=10, sweeps=200, burn=30, implicit=True), dict(sweeps=12, burn=2)),
+    'myFM, ids':         ('myfm', dict(rank=10, sweeps=200, burn=30, standard=True), dict(sweeps=12, burn=2)),
+    'myFM, ratings':     ('myfm', dict(rank=10, sweeps=200, burn=30, standard=True, implicit=True), dict(sweeps=12, burn=2)),
 }
 
 def listed(make):
@@ -254,29 +268,37 @@ def attempt(run, *args):
     try: return run(*args)
     except Exception as e: return dict(error=f'{type(e).__name__}: {e}')   # a refusal is a result, and told in the table
 
-def run_one(s, seed, threads, quick, only=None):
-    "A row for each contestant on one split"
+def run_one(s, seed, threads, quick, only=None, kept={}):
+    "A row for each contestant on one split; `kept`: rows of peers from another run on the same rows"
     lists = s.df.rating.nunique()==1
     ours,peers = (LISTS_OURS,LISTS_PEERS) if lists else ({**BASELINES,**OURS},PEERS)
-    ours,peers = ({k:v for k,v in o.items() if not only or only in k} for o in (ours,peers))
+    ours,peers = ({k:v for k,v in o.items() if not only or only in k or only=='ours' and o is ours or only=='peers' and o is peers} for o in (ours,peers))
     for k,run in ours.items(): yield dict(contestant=k, **attempt(run, s, seed, quick))
     if quick: peers = {k:(p,{**o,'sweeps':14,'burn':4} if p=='myfm' else o,q) for k,(p,o,q) in peers.items()}
+    yield from kept.values()
+    peers = {k:o for k,o in peers.items() if k not in kept}
     for k,o in (s.peers.run_all(peers, seed, threads) if peers else {}).items():
         if 'error' not in o: o = {**o, **(dict(ndcg=s.ndcg(o['preds'])) if lists else s.judge(o['preds']))}
         yield dict(contestant=k, **{a:b for a,b in o.items() if a not in ('preds','trace','predict_wall')})
 
 def seeds_for(seeds, make):
-    "Ten times as many for tiny tables, where a single split says little"
-    return [10*s+o for s in seeds for o in range(10)] if len(make(seeds[0]))<200 else seeds
+    "Five times as many for tiny tables, where a single split says little"
+    return [5*s+o for s in seeds for o in range(5)] if len(make(seeds[0]))<200 else seeds
 
-def run_set(name, make, seeds, threads, quick, only):
+def kept_of(runs, name, seed, digest):
+    "What peers reached on these very rows with this seed: contestant → its row"
+    return {o['contestant']:{k:v for k,v in o.items() if k not in FACTS} for o in runs if (o['set'],o['seed'],o.get('digest'))==(name,seed,digest) and o['contestant'] in {**PEERS,**LISTS_PEERS} and 'error' not in o}
+
+FACTS = 'set seed rows users items cold per_id digest'.split()
+
+def run_set(name, make, seeds, threads, quick, only, reuse=()):
     "`make`: seed → rows"
     for seed in seeds_for(seeds, make):
         df = make(seed)
         s = Split(df, split_of(df, seed), seed)
         t = s.peers.parts[0]
-        facts = dict(set=name, seed=seed, rows=len(df), users=s.peers.n_users, items=s.peers.n_items, cold=float(s.cold.mean()), per_id=len(t['user'])/(len(np.unique(t['user']))+len(np.unique(t['item']))))
-        for o in run_one(s, seed, threads, quick, only):
+        facts = dict(set=name, seed=seed, rows=len(df), users=s.peers.n_users, items=s.peers.n_items, cold=float(s.cold.mean()), per_id=len(t['user'])/(len(np.unique(t['user']))+len(np.unique(t['item']))), digest=digest_of(df)[:16])
+        for o in run_one(s, seed, threads, quick, only, kept_of(reuse, name, seed, facts['digest'])):
             said = o.get('error') or (f"nDCG {o['ndcg']:.4f}" if 'ndcg' in o else f"RMSE {o['rmse']:.4f}")
             print(f"{name:16} {seed:3} {o['contestant']:18} {o.get('fit_wall', 0):7.2f} s  {said[:90]}", file=sys.stderr, flush=True)
             yield {**facts, **o}
@@ -329,10 +351,10 @@ def refusals(df):
     rows = df[df.error.notna()].groupby(['contestant','set'], sort=False).error.agg(['first','size'])
     return [f"- {o.Index[0]} on {o.Index[1]}{'' if o.size==n[o.Index] else f' ({o.size} of {n[o.Index]} runs)'}: {o.first.splitlines()[0][:160]}" for o in rows.set_axis(['first','size'], axis=1).itertuples()]
 
-NOTES = """**Rows.** A set's own split where there is one (Monti's masks), else 80/20 at random, with the seed of the run; of tables under 200 rows, ten splits (and ten tables) for each seed. Everybody gets the same rows and is judged by the same code: predictions are kept within the lowest and
+NOTES = """**Rows.** A set's own split where there is one (Monti's masks), else 80/20 at random, with the seed of the run; of tables under 200 rows, five splits (and five tables) for each seed. Everybody gets the same rows and is judged by the same code: predictions are kept within the lowest and
 the highest training rating. A pair that occurs twice counts once, with its last rating. Of large sets some users take part, drawn once: see below. *per id*: training ratings over users and items that have any. Where a peer has no prediction for a row (LensKit, cmfrec), it gets that of the damped means.
 
-**Settings.** All at their defaults, everywhere the same: nothing is chosen on a set. myFM has no defaults for sweeps: rank 10, 200 sweeps, the first 30 left out, as `BayesianPMF`'s. *myFM, ratings* and *BayesianPMF* also see who rated what among the training rows, the others don't.
+**Settings.** All at their defaults, everywhere the same: nothing is chosen on a set. myFM has no defaults for sweeps: rank 10, 200 sweeps, the first 30 left out, as `BayesianPMF`'s, on ratings of mean 0 and deviation 1 (on a scale up to 100 it is far off otherwise). *myFM, ratings* and *BayesianPMF* also see who rated what among the training rows, the others don't.
 
 **Baselines.** *damped means*: Koren's, damping 5 (`latent.damped_means`). *user means*, *item means*: plain, and the global mean for who has none.
 
@@ -355,7 +377,7 @@ def report(df, about, versions, digests, missing, quick, before=None):
         if has(d, 'rmse'): parts += section(head + (', ours before → after' if before is not None else ''), list(results(rated(d), 'rmse', before=before)))
     parts += ['\n'.join(targets(rated(df)))]
     if has(df, 'ndcg'): parts += section('## Likes: nDCG of lists of ten', list(results(df[df.contestant.isin({**LISTS_OURS,**LISTS_PEERS}) & df.set.isin(df[df.ndcg.notna()].set)], 'ndcg', max, before)))
-    if has(df, 'rmse_cold'): parts += section('## RMSE on rows whose user or item has no training rating', [{'set':o['set'], 'share of rows':f"{df[df.set==o['set']].cold.mean():.1%}", **{k:v for k,v in o.items() if k not in ('set','ratings','per id')}} for o in results(rated(df), 'rmse_cold', before=before)])
+    if has(df, 'rmse_cold'): parts += section('## RMSE on rows whose user or item has no training rating', [{'set':o['set'], 'share':f"{df[df.set==o['set']].cold.mean():.1%}", **{k:v for k,v in o.items() if k not in ('set','ratings','per id')}} for o in results(rated(df)[lambda d: d.contestant.isin({**BASELINES,**OURS})], 'rmse_cold', before=before)])
     if has(df, 'fit_wall'): parts += section('## Seconds to fit', [{'set':k, **{c:'–' if pd.isna(v) else f'{v:.2f}' for c,v in r.items() if c not in BASELINES}} for k,r in mean_of(rated(df), 'fit_wall').iterrows()])
     if bad := refusals(df): parts += ['## Who refused what', '\n'.join(bad)]
     if digests: parts += section('## The sets', sources(set(df.set), digests))
@@ -377,13 +399,21 @@ def chosen_sets(names, folder, fetch, quick):
             digests[k],res[k] = digest_of(df),lambda seed, df=df: df
     return res,digests,missing
 
+def save(out, runs, about, digests, missing):
+    out.mkdir(parents=True, exist_ok=True)
+    runs = [{k:v for k,v in o.items() if isinstance(v, str) or pd.notna(v)} for o in runs]
+    (out/'datasets.json').write_text(json.dumps(dict(machine=about, digests=digests, not_run=missing, runs=runs), indent=1), encoding='utf-8')
+
+def read_runs(file): return json.loads(file.read_text(encoding='utf-8'))['runs'] if file else []
+
 @call_parse
 def main(folder:Path=None, # with the sets' files
          fetch:bool=True, # fetch into the folder what is not there and has an address?
          sets:Annotated[str, {'nargs':'+'}]=None, # only these
          seeds:Annotated[int, {'nargs':'+'}]=(1,2), # of splits, models and made-up sets
          threads:int=2, # for everyone, at most
-         only:str=None, # contestants whose name has this (then nothing is written, unless told where)
+         only:str=None, # contestants whose name has this, 'ours' or 'peers' (then nothing is written, unless told where)
+         reuse:Path=None, # a datasets.json: peers that ran on the same rows with the same seed are not run again
          before:Path=None, # a datasets.json of another day: ours are shown before → after
          list:bool=False, # only list the sets
          quick:bool=False, # few sets, few sweeps, one seed
@@ -394,15 +424,15 @@ def main(folder:Path=None, # with the sets' files
     about = machine(**{'threads, at most':threads})
     makers,digests,missing = chosen_sets(sets, folder, fetch, quick)
     small = Split(df:=made_up(0, n=500, users=40, items=40), split_of(df, 0), 0)
-    for run in (trained(), bayes(n_sweeps=2, burn_in=0)): run(small, 0, False)   # the first run in a process pays for what is loaded on demand
-    runs = [o for k,make in makers.items() for o in run_set(k, make, seeds[:1] if quick else seeds, threads, quick, only)]
+    for run in (trained(), quick_fit(), bayes(n_sweeps=2, burn_in=0)): run(small, 0, False)   # the first run in a process pays for what is loaded on demand
+    runs,there = [],read_runs(reuse)
+    for k,make in makers.items():
+        runs += run_set(k, make, seeds[:1] if quick else seeds, threads, quick, only, there)
+        if out: save(out, runs, about, digests, missing)   # a long run that is broken off has left something to --reuse
     df = pd.DataFrame(runs)
-    versions = {NAMES[p.removesuffix('_lists')]:v for p,v in df[df.get('peer', pd.Series(index=df.index, dtype=object)).notna()].groupby('peer').version.first().dropna().items()}
-    md = report(df, about, versions, digests, missing, quick, pd.DataFrame(json.loads(before.read_text(encoding='utf-8'))['runs']) if before else None)
+    versions = {NAMES[p.removesuffix('_lists')]:v for p,v in df.dropna(subset='version').groupby('peer').version.first().items()} if 'version' in df else {}
+    md = report(df, about, versions, digests, missing, quick, pd.DataFrame(read_runs(before)) if before else None)
     print(md)
     if (quick or only) and not out: return
-    out = out or RESULTS
-    out.mkdir(parents=True, exist_ok=True)
-    (out/'datasets.md').write_text(md, encoding='utf-8')
-    runs = [{k:v for k,v in o.items() if isinstance(v, str) or pd.notna(v)} for o in df.to_dict('records')]
-    (out/'datasets.json').write_text(json.dumps(dict(machine=about, peers=versions, digests=digests, not_run=missing, runs=runs), indent=1), encoding='utf-8')
+    save(out or RESULTS, runs, about, digests, missing)
+    ((out or RESULTS)/'datasets.md').write_text(md, encoding='utf-8')

@@ -25,7 +25,9 @@ from matplotlib.figure import Figure
 from collab_notes.bayes import BayesianPMF
 from collab_notes.data import RatingsDataLoaders, random_split
 from collab_notes.movielens import movielens_ratings
+from collab_notes.quick import fit_quick
 from collab_notes.training import fit
+from collab_notes.vocab import History
 from common import RESULTS, describe, machine, md_table, verdict
 from datasets import SOURCES, key, prepared, read_set, split_of
 from peers import NAMES, PeerData
@@ -45,6 +47,15 @@ def ours(**kwargs):
         wall,cpu = perf_counter()-wall,process_time()-cpu
         with learn.no_bar(): preds = learn.get_preds()[0]
         return dict(fit_wall=wall, fit_cpu=cpu, rmse=data.rmse(preds.numpy().ravel()))
+    return run
+
+def quick_fit(**kwargs):
+    def run(df, split, data, seed, threads):
+        dls = loaders(df, split, seed)
+        wall,cpu = perf_counter(),process_time()
+        model = fit_quick(dls, seed=seed, **kwargs)
+        wall,cpu = perf_counter()-wall,process_time()-cpu
+        return dict(fit_wall=wall, fit_cpu=cpu, rmse=data.rmse(model.pair_scores(*History.of(dls).part(held_out=True)[:2]).numpy()))
     return run
 
 def bayes(**kwargs):
@@ -77,6 +88,7 @@ def peer(name, **settings):
 HOME = 'MovieLens 100K'
 Contestant = namedtuple('Contestant', 'who about run')
 CONTESTANTS = {
+    'fit_quick':        Contestant('collab_notes', '`fit_quick(dls)`, all defaults', quick_fit()),
     'fit':              Contestant('collab_notes', '`fit(dls)`, all defaults', ours()),
     'fit, 8 models':    Contestant('collab_notes', '`fit(dls, n_models=8)`', ours(n_models=8)),
     'BayesianPMF, ids, 50 sweeps': Contestant('collab_notes', '`BayesianPMF(implicit=False, n_sweeps=50, burn_in=10)`', bayes(implicit=False, n_sweeps=50, burn_in=10)),

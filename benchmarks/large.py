@@ -66,6 +66,10 @@ def trainer(kind, kwargs, df, train, valid, seed):
     wall,cpu = perf_counter(),process_time()
     res = KINDS[kind](dls, seed, kwargs)
     took = dict(fit_wall=perf_counter()-wall, fit_cpu=process_time()-cpu)
+    if kind=='quick':
+        from collab_notes.vocab import History
+        u,i,_ = History.of(dls).part(held_out=True)
+        return np.concatenate([res.pair_scores(a, b).numpy() for a,b in zip(u.split(500_000), i.split(500_000))]),took
     if kind=='bayes': return res.valid_preds.numpy(),took
     with res.no_bar(): return res.get_preds()[0].numpy().ravel(),took
 
@@ -77,9 +81,14 @@ def _bayes(dls, seed, kwargs):
     from collab_notes.bayes import BayesianPMF
     return BayesianPMF(**kwargs, seed=seed).fit(dls, progress=False)
 
-KINDS = dict(fit=_fit, bayes=_bayes)
+def _quick(dls, seed, kwargs):
+    from collab_notes.quick import fit_quick
+    return fit_quick(dls, seed=seed, **kwargs)
+
+KINDS = dict(fit=_fit, quick=_quick, bayes=_bayes)
 Contestant = namedtuple('Contestant', 'who runs most')   # `runs`: settings, from the quickest on; `most`: ratings that it takes part with
 CONTESTANTS = {
+    'fit_quick':    Contestant('quick', [dict(n_sweeps=o) for o in (3,6,9)], None),
     'fit':          Contestant('fit', [dict(n_epoch=o) for o in (1,2,3,6)], None),
     'BayesianPMF':  Contestant('bayes', [dict(implicit=False, n_sweeps=o, burn_in=o//4, keep=5) for o in (20,60)], 2_500_000),
     'LensKit ALS':  Contestant('lenskit', [dict(epochs=o) for o in (2,5,10)], None),
@@ -150,7 +159,7 @@ def plot(rows):
     n = max(o['rows'] for o in rows)
     fig = Figure(figsize=(11,4.5), layout='constrained')
     for ax,what,label in zip(fig.subplots(1, 2), ('fit_wall','gib'), ('seconds to fit (log scale)','peak memory, GiB')):
-        for k,color in zip(CONTESTANTS, ('#D55E00','#E69F00','#0072B2','#009E73')):
+        for k,color in zip(CONTESTANTS, ('#CC79A7','#D55E00','#E69F00','#0072B2','#009E73')):
             at = [o for o in rows if o['rows']==n and o['contestant']==k]
             if at: ax.plot([o[what] for o in at], [o['rmse'] for o in at], marker='*' if k in OURS else 'o', ms=11 if k in OURS else 6, color=color, label=k)
         ax.axhline(rows[-1]['means'], color='gray', lw=0.8, label='user + item means')

@@ -172,23 +172,24 @@ def myfm_table(d, implicit, features, effects):
     rel = [[RelationBlock(getattr(r, who).astype('int64'), b) for who,b in zip(('user','item'), blocks)] for r in (d.train,d.valid)]
     return x,rel,np.repeat(np.arange(len(sizes)), sizes).tolist()
 
-def myfm(d, fit, predict, seed, threads, rank=10, sweeps=512, burn=10, ordinal=False, implicit=False, features=False, effects=()):
-    "The mean over all sweeps after `burn`, with a trace of its error; the time that the trace takes is not part of `fit`"
+def myfm(d, fit, predict, seed, threads, rank=10, sweeps=512, burn=10, ordinal=False, implicit=False, features=False, effects=(), standard=False):
+    "The mean over all sweeps after `burn`, with a trace of its error; the time that the trace takes is not part of `fit`. `standard`: ratings with mean 0 and deviation 1, which its priors expect"
     import myfm
     x,rel,grouping = myfm_table(d, implicit, features, effects)
     y,total,trace = d.train.rating,np.zeros(len(d.valid.rating)),[]
+    mid,sd = (float(y.mean()),float(y.std()) or 1.) if standard else (0.,1.)
     x_valid = sps.csr_matrix((len(total),0)) if x[1] is None else x[1]
     def look(i, fm, hyper, history):
         fit.__exit__()
         with predict:
             if i>=burn:
                 if ordinal: total[:] += 1+fm.oprobit_predict_proba(x_valid, rel[1], 0)@np.arange(5)
-                else: total[:] += fm.predict_score(x_valid, rel[1])
+                else: total[:] += mid+sd*fm.predict_score(x_valid, rel[1])
                 trace.append([i+1, fit.wall, float(np.sqrt(((np.clip(total/(i+1-burn), *d.scale)-d.valid.rating)**2).mean()))])
         fit.__enter__()
         return False,None
     model = (myfm.MyFMOrderedProbit if ordinal else myfm.MyFMRegressor)(rank=rank, random_seed=seed)
-    y = (y-1).astype('int32') if ordinal else y.astype(float)
+    y = (y-1).astype('int32') if ordinal else (y.astype(float)-mid)/sd
     with fit: model.fit(x[0], y, X_rel=rel[0], grouping=grouping, n_iter=sweeps, n_kept_samples=1, callback=look)
     return total/(sweeps-burn),dict(trace=trace)
 
