@@ -8,7 +8,7 @@ __all__ = ['TIME_EFFECTS', 'ALL_INFORMATION', 'BayesianPMF', 'time_columns', 'us
 # %% ../nbs/09_bayes.ipynb #fae72a2b
 import time, warnings
 from copy import copy
-from numbers import Integral
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,14 @@ from .core import Surface, as_model
 from .errors import (
     EmptyRatingsError, MissingColumnError, NotAModelError, RatingsError, SettingError,
     SideTableError,
-    check_one_of, check_size, rows_have)
+    brief, check_one_of, check_seed, check_size, rows_have)
+from .kept import odd_record
 from .posterior import Posterior, pack_index, unpack_index
 from .protocol import Model
 from .sampler import (
     Draws, Gaussian, Gibbs, Ordinal, Rows, ess, level_codes, split_rhat, top_svd)
 from .side import side_columns
+from .sizes import check_sampler
 from .tables import check_ratings, rating_columns
 from .vocab import History
 
@@ -48,11 +50,13 @@ class BayesianPMF(Model):
                  seed:int=None, # same seed and number of threads, same numbers
                  device=None): # default: where the data is
         check_one_of('likelihood', likelihood, ('ordinal','gaussian'))
-        for k in ('n_factors','n_sweeps','chains','keep','link_rank'): check_size(k, locals()[k])
-        if not isinstance(burn_in, Integral) or not 0<=burn_in<n_sweeps:
-            raise SettingError(f"burn_in={burn_in!r}: it must be a whole number from 0 to below "
-                               f"n_sweeps={n_sweeps}")
         store_attr()
+        for k in ('n_factors','n_sweeps','chains','keep','link_rank','burn_in'):
+            setattr(self, k, check_size(k, getattr(self, k), int(k!='burn_in')))
+        if self.burn_in>=self.n_sweeps:
+            raise SettingError(f"burn_in={brief(burn_in)}: it must be a whole number from 0 to "
+                               f"below n_sweeps={brief(n_sweeps)}")
+        self.seed = check_seed(seed)
         self.effects = [(o,) if isinstance(o, str) else tuple(o) for o in effects]
 
     def _fitted(self):
@@ -163,6 +167,7 @@ def _gibbs(self:BayesianPMF, table, xs):
     order = torch.argsort(u, stable=True)   # a user's ratings beside each other
     u,i,y = u[order],i[order],y[order]
     self._check_levels(y)
+    check_sampler(self, len(y), len(torch.unique(y)))
     codes,self.effect_levels = self._level_codes(table.iloc[order.numpy()], u, i)
     n_levels = {'×'.join(map(str, k)):len(v[1]) for k,v in zip(self.effects, self.effect_levels)}
     rows = Rows(u.to(self.dev), i.to(self.dev), [o.to(self.dev) for o in codes])
@@ -243,7 +248,8 @@ def intervals(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training
               unseen:str='error', effects='auto', # see `predict`
              )->pd.DataFrame: # a copy with `low` and `high`, levels of ratings, both inside
     "The shortest run of neighbouring levels that holds the rating with probability `level`"
-    if not 0<level<1: raise SettingError(f"level={level!r}: it must be between 0 and 1")
+    if not isinstance(level, Real) or not 0<level<1:
+        raise SettingError(f"level={brief(level)}: it must be between 0 and 1")
     pairs,rows = self._asked(pairs, unseen, effects)
     low,high = self.posterior.intervals(rows, level)
     return pairs.assign(low=low.numpy(), high=high.numpy())
@@ -267,6 +273,7 @@ def mean_surface(self:BayesianPMF, n_factors:int=None, # default: 2.5 times thos
                 )->Surface:
     "The posterior mean as a factor model with a sigmoid"
     vocab = self.vocab
+    if n_factors is not None: check_size('n_factors', n_factors)
     tensors,y_range = self.posterior.surface(n_factors)
     return Surface(*tensors, vocab, y_range, history=self._history, about=self.about)
 
@@ -342,8 +349,8 @@ def from_state(cls:BayesianPMF, state, vocab, history): # see `Model.from_state`
     res.effect_levels = [([unpack_index(o) for o in v['each']],unpack_index(v['both']))
                          for v in state['effect_levels']]
     res.rmse_by_sweep = pd.DataFrame(state['rmse_by_sweep']).set_index('sweep')
-    res.columns = dict(zip(vocab.classes, state['columns']))
-    res.left_out = dict(zip(vocab.classes, state['left_out']))
+    for k in ('columns','left_out'):
+        setattr(res, k, dict(zip(vocab.classes, state[k], strict=True)))
     return res
 
 @patch
@@ -353,11 +360,9 @@ def unsound(self:BayesianPMF)->str: # an empty string if nothing is wrong
     if p is None: return "it has not been fitted"
     if why := p.unsound(self.vocab.n_users, self.vocab.n_items): return why
     want = self.chains,self.likelihood=='gaussian',[len(v[1]) for v in self.effect_levels]
-    st,n = p.samples[0],[o.shape[-1] for o in p.samples[0]['effects']]
+    n = [o.shape[-1] for o in p.samples[0]['effects']]
     if (p.chains,p.scale is not None,n)!=want: return "its samples do not go with its settings"
-    if [len(o) for o in self.columns.values()]!=[o.shape[-1] for o in st['link']]:
-        return "its links do not go with the columns of its tables"
-    return '' if len(self.effects)==len(n) else "its effects do not go with their levels"
+    return odd_record(self)
 
 # %% ../nbs/09_bayes.ipynb #7bdc9435
 @patch

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 from .console import (
-    about_people, check_options, die, enough_ratings, forget_input, format_of, input_lines,
-    lines_of, no_moving_bar, nobody_reads, progress, ratings_for, ratings_table, save_plots,
-    split_rows, summary, typed_facts, typed_ids, typed_new, typed_ratings, with_ratings, write)
-from .errors import CollabError, SettingError, UnseenIdError
+    PLOTS, about_people, check_options, die, enough_ratings, guarded, list_quality, no_moving_bar,
+    rating_quality, ratings_for, ratings_table, save_plots, split_rows, summary, typed_facts,
+    typed_ids, typed_new,
+    typed_ratings, whole_number, with_ratings)
+from .errors import SettingError, UnseenIdError
+from .streams import (
+    check_file, check_folder, check_out, forget_input, input_lines, lines_of, made_folder, progress,
+    shown, telling, write, write_picture)
 
 # %% ../nbs/library/cli.ipynb #04deb9a8
 def _somebody(h, user, seed):
@@ -36,35 +40,19 @@ def _fit_for(goal, dls, n_models, checkpoint, **kwargs):
     from collab_notes.ranking import fit_ranking
     return fit_ranking(dls, **kwargs)
 
-# %% ../nbs/library/cli.ipynb #bd894f26
-def _losses(learn, chapter):
-    "Valid losses: baselines, ours, and the chapter's best if `chapter`"
-    from collab_notes.latent import baseline_losses
-    mse = learn.recorder.values[-1][1]
-    res = baseline_losses(learn.dls)[['valid MSE','valid RMSE']]
-    res.loc['this model'] = mse,mse**0.5
-    if chapter: res.loc["fastai book's chapter 8 (on its own random split)"] = 0.814,0.814**0.5
-    return res
-
-def _list_quality(m):
-    "Lists of ten beside those of what is rated most"
-    from collab_notes.lists import evaluate as judge
-    from collab_notes.ranking import Popularity
-    models = {'what is rated most':Popularity(m.history), 'this model':m}
-    res = judge(models, m.history.table(held_out=True), unseen='skip')
-    cols = ['ndcg','precision','recall','map','coverage']
-    return res[cols].rename_axis('lists of ten', axis=1).rename_axis(None)
-
 # %% ../nbs/library/cli.ipynb #b7d0a951
 def _lists(m, users, n, seen, rows, block=4096):
     "The `n` best of the items in `rows` for each of `users`, but for pairs that were `seen`"
     import pandas as pd
     from collab_notes.lists import recommend as best
     items = list(m.vocab.ids(rows))
-    parts = progress([users[i:i+block] for i in range(0, len(users), block)], 'recommending')
+    ends = range(0, max(len(users), 1), block)
+    parts = progress([users[i:i+block] for i in ends], 'recommending')
     return pd.concat([best(m, o, n=n, exclude=seen, items=items) for o in parts], ignore_index=True)
 
-def _tell(df): return df.to_string(index=False, float_format='{:.2f}'.format)
+def _tell(df):
+    if not len(df): return 'There is none.'
+    return shown(df.to_string(index=False, float_format='{:.2f}'.format))
 
 def _tell_items(m, who, n, min_ratings):
     "What a model has learned of its items, and recommends to one person"
@@ -78,7 +66,7 @@ def _tell_items(m, who, n, min_ratings):
     top['ratings'] = counts[m.vocab.rows(list(top['item']))].numpy()
     rated = h.counts(is_item=False)[m.vocab.row(who, False)]
     print(f'For user {who}, who has rated {rated} items in training (items with at least '
-          f'{min_ratings} ratings)', _tell(top) if len(top) else 'There is none.', '', sep='\n')
+          f'{min_ratings} ratings)', _tell(top), '', sep='\n')
 
 # %% ../nbs/library/cli.ipynb #71e0a815
 def _check_goal(goal, n_models, checkpoint):
@@ -88,6 +76,8 @@ def _check_goal(goal, n_models, checkpoint):
         if not ok: raise SettingError(f"--{name} {value}: it must be {must} with --goal lists")
 
 # %% ../nbs/library/cli.ipynb #bab5a585
+_SAVED = 'model.safetensors','loss.png','crosstab.png'
+
 def train(
     # ratings: csv, tsv, .gz, parquet, u.data or .dat; - for standard input;
     # MovieLens 100K if not given
@@ -132,24 +122,33 @@ def train(
     dls = RatingsDataLoaders.from_df(df, user_name=c.user, item_name=c.item, rating_name=c.rating,
                                      splits=rows, duplicates='keep', seed=seed)
     who,folder,lists = _somebody(History.of(dls), user, seed),Path(out),goal=='lists'
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder, _SAVED)
+    if checkpoint is not None: check_folder(checkpoint, ['checkpoint'])
     print(summary(df, c, name), rows, '', sep='\n')
     learn = _fit_for(goal, dls, n_models, checkpoint, n_epoch=n_epoch, n_factors=n_factors, wd=wd,
                      lr=lr, seed=seed)
     m = as_model(learn)
-    quality = _list_quality(m) if lists else _losses(learn, chapter=file is None)
-    print('\n', quality.round(3).to_string(), '\n', sep='')
-    _tell_items(m, who, n, min_ratings)
+    quality = list_quality(m) if lists else rating_quality(learn, chapter=file is None)
     how = (dict(valid_ndcg=quality.ndcg['this model']) if lists
            else dict(valid_mse=quality.loc['this model','valid MSE']))
-    save(m, folder, history=False if no_history else None, data=name, goal=goal, split=split,
-         seed=seed, n_epoch=len(learn.recorder.values), n_factors=n_factors, n_models=n_models,
-         wd=learn.wd[0], lr=learn.lr, **how)
-    save_plots(learn, {} if lists else quality[:2], df, c, folder)
-    print(f"Saved in {folder}: crosstab.png, loss.png, model.safetensors")
+    about = dict(data=name, goal=goal, split=split, seed=seed, n_epoch=len(learn.recorder.values),
+                 n_factors=n_factors, n_models=n_models, wd=learn.wd[0], lr=learn.lr, **how)
+    with made_folder(folder):   # saved first, then told
+        save(m, folder, history=False if no_history else None, **about)
+        save_plots(learn, {} if lists else quality[:2], df, c, folder)
+    print('\n', quality.round(3).to_string(), '\n', sep='')
+    _tell_items(m, who, n, min_ratings)
+    print(f"Saved in {folder}: {', '.join(sorted(_SAVED))}")
     return learn
 
 # %% ../nbs/library/cli.ipynb #dee7cf6b
+def _no_item(file, own, m, min_ratings):
+    "Why none of the items in a file is left"
+    if not len(own): return f'--items {file}: it names no item, so nothing is recommended'
+    least = 10 if min_ratings is None else min_ratings
+    return (f'--items {file}: none of its {len(own):,} items has {least} ratings; '
+            f'give a lower --min-ratings')
+
 def recommend(
     model:str, # file of a saved model, or the folder that `train` made
     # whom for; - reads ids from standard input, one a line; everybody if not given
@@ -164,23 +163,27 @@ def recommend(
     seen:bool=False, # leave out nothing: recommend what has been rated, too
     out:str=None, # write to this .csv, .json or .parquet; - for csv on standard output
     format:str=None, # table, csv, json or parquet, whatever the name says
+    safe_csv:bool=False, # in csv, put ' before texts that spreadsheets run: those with =+-@ first
 ): # the table
     "The items with the highest scores, for one user, several, or all"
     check_options(locals())
-    fmt = format_of(out, format)
+    fmt = check_out(out, format)
     import torch
     from collab_notes.files import load
     m = with_ratings(load(model), ratings,
                      None if seen else "so what somebody has seen is not known", ", or pass --seen")
-    who = m.classes[m.user_name][1:] if not user else typed_ids(m.vocab, input_lines(user), False)
+    who = m.classes[m.user_name][1:]
+    if user is not None: who = typed_ids(m.vocab, input_lines(user), False)
     rows = enough_ratings(m, min_ratings)
-    if items is not None:
-        rows = rows[torch.isin(rows, m.vocab.rows(typed_ids(m.vocab, lines_of(items))))]
     if not len(rows):
         raise SettingError("There is no item to recommend: none has so many ratings; "
                            "give a lower --min-ratings")
+    if items is not None:
+        own = m.vocab.rows(typed_ids(m.vocab, lines_of(items)))
+        rows = rows[torch.isin(rows, own)]
+        if not len(rows): print(_no_item(items, own, m, min_ratings), file=sys.stderr)
     df = _lists(m, who, n, None if seen else m.history.pairs, rows)
-    write(df, out, fmt)
+    write(df, out, fmt, safe_csv)
     return df
 
 # %% ../nbs/library/cli.ipynb #b9d73752
@@ -197,17 +200,18 @@ def similar(
     ratings:str=None,
     out:str=None, # write to this .csv, .json or .parquet; - for csv on standard output
     format:str=None, # table, csv, json or parquet, whatever the name says
+    safe_csv:bool=False, # in csv, put ' before texts that spreadsheets run: those with =+-@ first
 ): # the table
     "The items (or users) that the model takes to be most like one"
     check_options(locals())
-    fmt = format_of(out, format)
+    fmt = check_out(out, format)
     from collab_notes.files import load
     from collab_notes.interpret import similar as like
     m = with_ratings(load(model), ratings)
     if min_ratings is None and m.history is not None: min_ratings = 1 if users else 20
     id, = typed_ids(m.vocab, [id], not users)
     df = like(m, id, n, metric, min_ratings, is_item=not users)
-    write(df, out, fmt)
+    write(df, out, fmt, safe_csv)
     return df
 
 # %% ../nbs/library/cli.ipynb #af9beff5
@@ -220,10 +224,11 @@ def explain(
     ratings:str=None,
     out:str=None, # write to this .csv, .json or .parquet; - for csv on standard output
     format:str=None, # table, csv, json or parquet, whatever the name says
+    safe_csv:bool=False, # in csv, put ' before texts that spreadsheets run: those with =+-@ first
 ): # the table
     "Why this item for this user: the ratings of theirs that moved its prediction most"
     check_options(locals())
-    fmt = format_of(out, format)
+    fmt = check_out(out, format)
     from collab_notes.explain import why
     from collab_notes.files import load
     m = with_ratings(load(model), ratings, "so those of the user are not known")
@@ -233,7 +238,7 @@ def explain(
     if fmt=='table' and out is None:
         print(f"{i}: {df.attrs['score']:.2f} for user {u}, to which their own ratings add "
               f"{df.attrs['own']:+.2f}. What moved it most:\n")
-    write(df, out, fmt)
+    write(df, out, fmt, safe_csv)
     return df
 
 # %% ../nbs/library/cli.ipynb #3eb24382
@@ -246,10 +251,11 @@ def evaluate(
     ratings:str=None, # what each user had rated before is in this file (instead of the model)
     out:str=None, # write to this .csv, .json or .parquet; - for csv on standard output
     format:str=None, # table, csv, json or parquet, whatever the name says
+    safe_csv:bool=False, # in csv, put ' before texts that spreadsheets run: those with =+-@ first
 ): # the table
     "How good predictions are (RMSE, MAE), and lists of recommendations (nDCG, precision and more)"
     check_options(locals())
-    fmt = format_of(out, format)
+    fmt = check_out(out, format)
     from collab_notes.files import load
     from collab_notes.lists import evaluate as judge
     m = load(model)
@@ -263,7 +269,7 @@ def evaluate(
                             'does not know, and left out', file=sys.stderr)
     df = judge(m, valid, n=n, unseen='skip').reset_index(drop=True)
     tall = lambda: df.T.reset_index().set_axis(['measure','value'], axis=1)
-    write(tall() if fmt=='table' else df, out, fmt)
+    write(tall() if fmt=='table' else df, out, fmt, safe_csv)
     return df
 
 # %% ../nbs/library/cli.ipynb #b05e9d98
@@ -295,6 +301,8 @@ def new_user(
     # csv about users the model knows, with their ids and such columns,
     # from which to learn what facts mean
     about:str=None,
+    # an item that is rated more than once: error, keep, first, last or mean
+    duplicates:str='error',
     n:int=10, # how many items to recommend
     # only items with so many training ratings or more (10, where they are known)
     min_ratings:int=None,
@@ -302,18 +310,20 @@ def new_user(
     name:str=None, # id of the user in that file
     out:str=None, # write to this .csv, .json or .parquet; - for csv on standard output
     format:str=None, # table, csv, json or parquet, whatever the name says
+    safe_csv:bool=False, # in csv, put ' before texts that spreadsheets run: those with =+-@ first
 ): # the table
     "What to recommend to somebody the model has never seen, from a few ratings, or from facts"
     check_options(locals())
-    fmt = format_of(out, format)
+    fmt = check_out(out, format)
     from collab_notes.coldstart import fit_metadata, new_user as welcome
-    from collab_notes.files import load
+    from collab_notes.files import load, model_file
     _check_together(save=save, name=name)
     _check_together(facts=facts, about=about)
+    if save is not None: check_file(model_file(save))
     m = load(model)
-    own,known = typed_ratings(m, rated or []),facts and typed_facts(facts)
-    meta = about and fit_metadata(m, about_people(m, about))
-    who = welcome(m, own, known, meta=meta)
+    own,known = typed_ratings(m, rated or []),None if facts is None else typed_facts(facts)
+    meta = None if about is None else fit_metadata(m, about_people(m, about))
+    who = welcome(m, own, known, meta=meta, duplicates=duplicates)
     for o in who.notes: print(o, file=sys.stderr)
     rows = [o for o in enough_ratings(m, min_ratings).tolist() if o not in who.rated]
     df = who.predictions.loc[rows]
@@ -321,40 +331,10 @@ def new_user(
     df = df.set_axis([m.item_name, *df.columns[1:]], axis=1)
     df.insert(1, 'rank', range(1, len(df)+1))
     if save is not None: _save_with(m, who, name, save)
-    write(df, out, fmt)
+    write(df, out, fmt, safe_csv)
     return df
 
 # %% ../nbs/library/cli.ipynb #b9ded66c
-def _plot_biases(m, ax, n_labels):
-    "Item bias against number of ratings"
-    import numpy as np, pandas as pd
-    from collab_notes.interpret import bias_table
-    from collab_notes.plots import COLORS, place_labels
-    df = bias_table(m)
-    ax.scatter(df.ratings, df.bias, s=6, color=COLORS[0], alpha=0.5, linewidths=0)
-    ax.set(title=f'How much {len(df):,} items are liked, whoever rated them',
-           xlabel='training ratings', ylabel='bias', xscale='log')
-    if not n_labels: return
-    # the extremes at each number of ratings
-    often,bins = df[df.ratings>=min(5, df.ratings.max())],max(n_labels//2, 1)
-    by_bias = often.groupby(pd.cut(np.log(often.ratings), bins), observed=True).bias
-    at = pd.unique(np.concatenate([by_bias.idxmax(), by_bias.idxmin()]))[:n_labels]
-    ax.scatter(df.ratings[at], df.bias[at], s=14, color=COLORS[0], linewidths=0)
-    place_labels(ax, df.ratings[at], df.bias[at], df.item[at].astype(str))
-
-def _plot_ratings(m, ax, n_labels):
-    "The ratings behind a model"
-    from collab_notes.plots import plot_crosstab
-    df = m.history.table()
-    if m.history.ratings is None: df['rating'] = 1.   # only who chose what is known
-    plot_crosstab(df, m.user_name, m.item_name, 'rating', ax=ax)
-
-def _plot_map(m, ax, n_labels):
-    "The items by two main directions"
-    from collab_notes.interpret import pca_map
-    from collab_notes.plots import plot_pca
-    plot_pca(pca_map(m, n_components=2), n_labels=n_labels, ax=ax)
-
 def plot(
     model:str, # file of a saved model, or the folder that `train` made
     # map (items by the two main directions of what is known of them), biases, or crosstab
@@ -366,16 +346,16 @@ def plot(
 ): # the path
     "Draw a model: a map of its items, their biases, or the ratings behind it"
     check_options(locals())
-    path = Path(out or f'{kind}.png')
+    path = Path(f'{kind}.png' if out is None else out)
     if path.suffix.lower() not in ('.png','.svg','.pdf'):
         raise SettingError(f"--out {path}: its name should end in .png, .svg or .pdf")
+    check_file(path)
     from matplotlib.figure import Figure
     from collab_notes.files import load
     m = with_ratings(load(model), ratings, None if kind=='map' else f"so {kind} can't be drawn")
     fig = Figure(figsize=(10.5,8), layout='constrained')
-    draw = dict(map=_plot_map, biases=_plot_biases, crosstab=_plot_ratings)[kind]
-    draw(m, fig.subplots(), n_labels)
-    fig.savefig(path, dpi=120)
+    PLOTS[kind](m, fig.subplots(), n_labels)
+    write_picture(fig, path)
     print(f'Saved {path}', file=sys.stderr)
     return path
 
@@ -411,20 +391,36 @@ examples:
 `collab-notes COMMAND --help` tells a command's options; `collab-notes --version`, the version."""
 
 # %% ../nbs/library/cli.ipynb #f1900c5e
-def _parse(cmd, args):
-    "Arguments of `cmd` from the command line, as a dict"
+def _parser(cmd):
+    "The parser of a command's arguments, which takes a typed number as it would be printed"
     from fastcore.script import anno_parser
     p = anno_parser(COMMANDS[cmd], prog=f'collab-notes {cmd}', pos=['file'])
     p.epilog = f'example: collab-notes {EXAMPLES[cmd]}'
     p.error = lambda msg: die(f"{msg} (see collab-notes {cmd} --help)")
+    whole_number.__name__ = 'whole number'   # as messages have it
+    for o in p._actions:
+        if o.type is int: o.type = whole_number
+    return p
+
+def _parse(cmd, args):
+    "Arguments of `cmd` from the command line, as a dict"
     def _dashed(o):   # `--n_epoch` is as good as `--n-epoch`
         if o=='-n': return '--n'
         name,eq,value = o.partition('=')
         return name.replace('_', '-')+eq+value if o.startswith('--') else o
-    res = vars(p.parse_args([_dashed(o) for o in args]))
-    return {k:v for k,v in res.items() if k not in ('pdb','xtra')}
+    if any('\0' in o for o in args): die("an argument holds a zero byte")
+    res = vars(_parser(cmd).parse_args([_dashed(o) for o in args]))
+    empty = [k for k,v in res.items() if v==''  and k not in ('user','item','id')]
+    if empty: die(f"--{empty[0].replace('_', '-')}: nothing is given for it")
+    # argparse has an empty list for what was not typed
+    return {k:None if v==[] else v for k,v in res.items() if k not in ('pdb','xtra')}
 
 # %% ../nbs/library/cli.ipynb #095b4038
+def _options(args):
+    "Names of the arguments of the command that is typed"
+    from inspect import signature
+    return list(signature(COMMANDS[args[0]]).parameters) if args and args[0] in COMMANDS else ()
+
 def _run(args):
     "The command with arguments `args`; mistakes are raised"
     if not args or args[0] in ('-h','--help','help'): return print(_help())
@@ -435,18 +431,18 @@ def _run(args):
         die(f"there is no command {args[0]!r}: try {', '.join(COMMANDS)}, or --help")
     kwargs = _parse(args[0], args[1:])
     import warnings
-    # said by libraries while they load; nothing a user can act on
-    warnings.filterwarnings('ignore', message='.*torch.jit.script.*|'
+    # said by libraries while they load, or of signs that show as boxes in a picture anyway
+    warnings.filterwarnings('ignore', message='.*torch.jit.script.*|Glyph .* missing from|'
                                               'The given NumPy array is not writable')
     if not sys.stdout.isatty(): no_moving_bar()
     COMMANDS[args[0]](**kwargs)
 
 def main(args=None): # what was typed after `collab-notes`; `sys.argv[1:]` if `None`
     "The command `collab-notes`"
-    try:
-        try: _run(list(sys.argv[1:] if args is None else args))
-        finally: sys.stdout.flush()
-    except BrokenPipeError: nobody_reads()
-    except (CollabError, OSError) as e: die(e)
-    except KeyboardInterrupt: die('interrupted')
-    finally: forget_input()
+    args = list(sys.argv[1:] if args is None else args)
+    with telling() as (out,_), guarded(_options(args)):
+        try: _run(args)
+        finally: forget_input()
+        out.flush()
+        if isinstance(out.broken, OSError) and not isinstance(out.broken, BrokenPipeError):
+            die(f"the work is done, but standard output can't be written: {out.broken}")

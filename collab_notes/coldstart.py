@@ -17,16 +17,18 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from .core import LayeredNet, Surface, as_model
-from .errors import (
-    SettingError, SideTableError, UnseenIdError, UnsupportedError,
-    check_min_ratings, check_one_of, check_size)
+from .data import new_seed
+from collab_notes.errors import (
+    SettingError, SideTableError, UnseenIdError, UnsupportedError, brief, check_one_of, check_seed,
+    check_size)
 from .newcomers import (
-    Newcomer, SLACK, fold_layers, fold_mixture, given_ratings, given_rows,
-    has_factors, item_stats, kept, known_ratings, rest_of, rows_with, scale_of)
-from .protocol import Folded, Model
+    Newcomer, SLACK, fold_layers, fold_mixture, given_ratings, given_rows, has_factors, item_stats,
+    known_ratings, rest_of, scale_of)
+from .protocol import Folded, Model, kept
 from .rowfit import (
     choice_row, facts_net, facts_ridge, gauss_newton, padded, rate_of, root_of)
 from .side import SideTable, side_rows
+from .sizes import check_layers, rows_with
 from .tables import rating_columns
 from .vocab import role
 
@@ -57,14 +59,15 @@ def _profiles(m, rows, is_item, most=1000):
 def representative(o, # what `as_model` takes
                    history=None, # who rated what, see `as_model`
                    is_item:bool=False, # a user, or an item?
-                   # only who has so many ratings or more (default: 20 where counts are known)
-                   min_ratings:int=None,
+                   min_ratings:int=None, # they have (default: 20, where counts are known)
                   ): # an id
     "The medoid: the one whose scores of everything are, on the whole, nearest to the others'"
-    m,least = as_model(o, history),20 if min_ratings is None else check_min_ratings(min_ratings)
-    rows = rows_with(m, is_item, least if m.history is not None else min_ratings)
+    m = as_model(o, history)
+    if min_ratings is None and m.history is not None: min_ratings = 20
+    rows = rows_with(m, is_item, min_ratings)
     if not len(rows):
-        raise SettingError(f"Nobody has {least} ratings or more: give a smaller min_ratings")
+        raise SettingError(f"min_ratings={brief(min_ratings)}: nobody has so many ratings; give a "
+                           "lower min_ratings")
     x = _profiles(m, rows, is_item)
     far = torch.cat([torch.cdist(o, x).sum(1) for o in x.split(1024)])
     return m.classes[m.vocab.name(is_item)][rows[far.argmin()]]
@@ -123,11 +126,11 @@ def learn_prior(o, # what `as_model` takes, made of factors and biases
                 noise:float=None,
                )->Prior:
     "How vectors and biases are spread among those who are known; raises `UnsupportedError`"
-    s = as_model(o, history).as_surface()
+    s,rounds = as_model(o, history).as_surface(),check_size('rounds', rounds, 0)
     rows = rows_with(s, is_item, min_ratings)
     if len(rows)<2:
-        raise SettingError(f"Of {role(is_item)}s with {min_ratings or 1} ratings or more there are "
-                           f"{len(rows)}: how they differ can't be learned from that")
+        raise SettingError(f"Of {role(is_item)}s with {brief(min_ratings or 1)} ratings or more "
+                           f"there are {len(rows)}: how they differ can't be learned from that")
     known = known_ratings(s, is_item, min_ratings)
     x,scale = _coords(s, is_item)[rows],s.y_range if s.rates else None
     prior = Prior(x.mean(0), x.T.cov(), noise or 1., is_item, scale, rows, x)
@@ -192,15 +195,16 @@ def fit_metadata(o, # what `as_model` takes, made of factors and biases
                 )->MetadataModel:
     "Learn to tell vector and bias from facts; raises `SideTableError`, `UnseenIdError`"
     check_one_of('kind', kind, ('tabular','ridge'))
-    m = as_model(o, history)
+    for name,n in dict(n_epoch=n_epoch, bs=bs, n_nets=n_nets).items(): check_size(name, n)
+    m,seed,layers = as_model(o, history),check_seed(seed),check_layers(layers, 1)
     prior = prior or learn_prior(m, is_item=is_item)
     side,facts,y = _to_learn_from(m, table, prior)
     xs,mean,sd = side.codes(facts),y.mean(0),y.std(0).clamp(min=1e-12)
     y = ((y-mean)/sd).float()
     if kind=='ridge':
         return MetadataModel(prior, side, facts_ridge(side.sizes, xs, y, alpha), mean, sd, kind)
-    nets = [facts_net(side.sizes, xs, y, layers, n_epoch, lr, wd, ps, bs, seed+k)
-            for k in range(check_size('n_nets', n_nets))]
+    nets = [facts_net(side.sizes, xs, y, layers, n_epoch, lr, wd, ps, bs,
+                      None if seed is None else (seed+k)%2**32) for k in range(n_nets)]
     func = lambda *xs: torch.stack([net(*xs) for net in nets]).mean(0)
     return MetadataModel(prior, side, func, mean, sd, kind)
 
@@ -223,30 +227,28 @@ def _positions(people, ids, prior, key):
 def _check_prior(prior, s):
     k = s.factors().shape[1]+1
     if prior.mean.shape[-1]!=k:
-        raise SettingError(f"This prior is of another model: "
-                           f"it has {prior.mean.shape[-1]-1} factors, "
-                           f"and the model has {k-1}")
+        raise SettingError(f"This prior is of another model: it has {prior.mean.shape[-1]-1} "
+                           f"factors, and the model has {k-1}")
 
 def fold_in(o, # what `as_model` takes, made of factors and biases
-            # of newcomers: columns of users, items and ratings, called as in the model
-            ratings:pd.DataFrame,
+            ratings:pd.DataFrame, # of newcomers: users, items, ratings, called as in the model
             prior:Prior=None, # what is believed of them before (default: `learn_prior(o)`)
-            # the newcomers in this order, even those without a rating (default: as they come)
-            ids=None,
+            ids=None, # of newcomers, even those without a rating (default: as they come)
             is_item:bool=False, # newcomers are users, or items? (as in `prior`, if given)
             steps:int=10, # Newton steps, at most
             history=None, # who rated what, see `as_model`
+            duplicates:str='error', # see `check_ratings`
             # ids; vectors (n, n_factors), biases (n,); covariances of both together (n, k, k),
             # `None` where scores are only an order
            )->FoldIn:
     "Vectors and biases of newcomers from their ratings, all else held as it is"
-    s = as_model(o, history).as_surface()
+    s,steps = as_model(o, history).as_surface(),check_size('steps', steps)
     prior = prior or learn_prior(s, is_item=is_item)
     _check_prior(prior, s)
     key,c = s.vocab.name(prior.is_item),rating_columns(ratings, s.user_name, s.item_name)
     people,other = list(ratings[key]),list(ratings[s.vocab.name(not prior.is_item)])
     y = ratings[c.rating].to_numpy()
-    other,y = given_rows(s.vocab, other, y, prior.is_item, prior.scale, people)
+    other,y,people = given_rows(s.vocab, other, y, prior.is_item, prior.scale, people, duplicates)
     ids,who = _positions(people, ids, prior, key)
     if s.rates: x,cov,_ = _fold(s, prior, who, other, y, len(ids), steps)
     else:
@@ -326,7 +328,7 @@ def _facts_of_one(meta, metadata, notes):
     notes += ([f"missing: {', '.join(miss)}"] if miss else []) + meta.side.notes(metadata)
     return True
 
-def _newcomer(o, ratings, metadata, prior, meta, n, history, is_item):
+def _newcomer(o, ratings, metadata, prior, meta, n, history, duplicates, is_item):
     m,n,notes = as_model(o, history),check_size('n', n),[]
     if metadata is not None and meta is None:
         raise SettingError("metadata needs a model of what it means: meta=fit_metadata(…)")
@@ -337,7 +339,8 @@ def _newcomer(o, ratings, metadata, prior, meta, n, history, is_item):
     if prior is not None: m.as_surface()   # which says why a model takes none
     lists = not m.reads_ratings and (m.history is None or m.history.ratings is None)
     ids,y = given_ratings({} if ratings is None else ratings, m.vocab.name(not is_item), lists)
-    rows,y = given_rows(m.vocab, ids, y, is_item, scale_of(m) if prior is None else prior.scale)
+    scale = scale_of(m) if prior is None else prior.scale
+    rows,y,_ = given_rows(m.vocab, ids, y, is_item, scale, duplicates=duplicates)
     known = metadata is not None and _facts_of_one(meta, metadata, notes)
     if known: prior = replace(prior, mean=meta(metadata)[0])
     if len(y) and not m.reads_ratings and not lists: notes.append('ratings count as choices')
@@ -350,27 +353,26 @@ def _newcomer(o, ratings, metadata, prior, meta, n, history, is_item):
 
 # %% ../nbs/05_bootstrap.ipynb #88c5c559
 def new_user(o, # what `as_model` takes
-             # {item: rating}, pairs, a Series, or a table with a column of items and one of ratings
-             ratings=None,
+             ratings=None, # {item: rating}, pairs, a Series, or a table with columns of both
              metadata=None, # facts: a dict, or a table of one row; needs `meta`
              # what is believed of anybody (default: of `meta`, else `learn_prior(o)`)
              prior:Prior=None,
              meta:MetadataModel=None, # from `fit_metadata`
              n:int=10, # how many items on `top`
              history=None, # who rated what, see `as_model`
+             duplicates:str='error', # what is rated twice: see `check_ratings`
             )->Newcomer: # `predictions`, `top`, `rung`, `notes`; of factors also `vector`, `bias`
     "What to think of, and recommend to, a user whom the model has not seen"
-    return _newcomer(o, ratings, metadata, prior, meta, n, history, False)
+    return _newcomer(o, ratings, metadata, prior, meta, n, history, duplicates, False)
 
 @delegates(new_user)
 def new_item(o, # what `as_model` takes
-             # {user: rating}, pairs, a Series, or a table with a column of users and one of ratings
-             ratings=None,
+             ratings=None, # {user: rating}, pairs, a Series, or a table with columns of both
              # as in `new_user`, of items; `top` are the users who will like it best
-             metadata=None, prior=None, meta=None, n=10, history=None,
+             metadata=None, prior=None, meta=None, n=10, history=None, duplicates='error',
             )->Newcomer:
     "The same for a new item"
-    return _newcomer(o, ratings, metadata, prior, meta, n, history, True)
+    return _newcomer(o, ratings, metadata, prior, meta, n, history, duplicates, True)
 
 Model.new_user,Model.new_item = new_user,new_item
 
@@ -418,8 +420,8 @@ def _strategy(m, by):
         return 'disagreement' if rated else 'popularity'
     if check_one_of('by', by, BY) in BY[:2] and not sure:
         raise UnsupportedError(
-            f"by={by!r} needs to know how uncertain a newcomer's factors are, and "
-            f"{type(m).__name__} {'puts items in order only' if has_factors(m) else 'has none'}; "
+            f"by={by!r} needs to know how uncertain a newcomer's factors are; {type(m).__name__} "
+            f"{'puts items in order only' if has_factors(m) else 'has none'}; "
             f"by={BY[2]!r}, {BY[3]!r} and {BY[4]!r} need no factors")
     return by
 
@@ -428,25 +430,24 @@ def next_questions(o, # what `as_model` takes
                    n:int=5, # how many items to ask about
                    # 'gain' of an answer, 'expected gain' (times the chance of getting one),
                    # 'disagreement' (log of the number of ratings × their variance), 'popularity',
-                   # 'random'; default: 'expected gain' of models that rate by factors, else
-                   # 'disagreement'
+                   # 'random'; default: 'expected gain', or 'disagreement' without factors
                    by:str=None,
                    history=None, # who rated what, see `as_model`
                    prior:Prior=None, # if `who` is not given (default: `learn_prior(o)`)
                    seed:int=42, # of 'random'
                   )->pd.DataFrame: # `n` rows: `item`, `score`; the first is to be asked first
     "What a new user should be asked to rate"
-    m,n = as_model(o, history),check_size('n', n)
+    m,n,seed = as_model(o, history),check_size('n', n),new_seed(seed)
     by = _strategy(m, by)
     if who is not None and who.is_item:
         raise SettingError("Questions are for a new user, and this is a new item")
     if by not in BY[:2]: mean,cov,noise,step = torch.zeros(1, 0),None,None,None
     else:
-        who = who or _newcomer(m, None, None, prior, None, 1, None, False)
+        who = who or new_user(m, prior=prior, n=1)
         mean,cov,noise,s = who.mean[None],who.cov,who.prior.noise,m.as_surface()
         q,b = _other_side(s, False)
         step = q*rate_of(q@mean[0]+b, s.y_range)[1][:,None]   # a rating's gradient
-    res,gone = {},[0, *(who.rated if who is not None else ())]
+    res,gone = {},[0, *(() if who is None else who.rated)]
     for _ in range(min(n, m.vocab.n_items-len(set(gone)))):
         c = None if cov is None else cov[None]
         score = _question_scores(m, mean, c, noise, by, seed)[0].clone()

@@ -7,6 +7,7 @@ __all__ = ['LAYERS', 'mode_kept', 'PairModel', 'BlackBox', 'NetModel', 'LayeredN
            'as_model', 'predict', 'predict_one']
 
 # %% ../nbs/library/core.ipynb #605c0c59
+from collections.abc import Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -19,13 +20,13 @@ from fastai.layers import SigmoidRange
 from fastai.learner import Learner
 from fastai.tabular.model import TabularModel
 from fastai.torch_core import get_model
-from fastcore.basics import patch
+from fastcore.basics import is_iter, patch
 from torch import nn
 from torch.nn import functional as F
 
 from .errors import (
-    NotAModelError, ShapeError, UnsavableError, check_one_of, check_range)
-from .protocol import Model
+    CollabError, DivergedError, NotAModelError, UnsavableError, brief, check_one_of, check_range)
+from .protocol import Model, as_scores
 from .surface import TENSORS, Surface, in_range, odd_range
 from .vocab import History, Vocab, has_rows
 
@@ -42,16 +43,18 @@ class PairModel(Model):
     "Base of models that are asked pair by pair: `ask` takes rows of users and items (n, 2)"
     def ask(self, x): raise NotImplementedError(f"{type(self).__name__} has to define ask(x)")
 
-    def pair_scores(self, users, items): # rows, of shapes that broadcast
-        "A score for each pair"
+    def raw_pairs(self, users, items): # rows, of shapes that broadcast
+        "A score for each pair, see `Model.raw_pairs`"
         u,i = torch.broadcast_tensors(torch.as_tensor(users), torch.as_tensor(items))
         x = torch.stack([u,i], -1).reshape(-1, 2)
-        return torch.cat([self.ask(o) for o in x.split(2**16)] or [torch.zeros(0)]).reshape(u.shape)
+        res = torch.cat([self.ask(o) for o in x.split(2**16)] or [torch.zeros(0)]).reshape(u.shape)
+        if not res.isnan().any(): return res
+        raise DivergedError(f"{type(self).__name__} gives numbers that are none (NaN)")
 
     def scores(self, users, items=None): # rows (k,), (m,)
         "Scores of items for users (k, m)"
         items = torch.arange(self.vocab.n_items) if items is None else torch.as_tensor(items)
-        return self.pair_scores(torch.as_tensor(users)[:,None], items[None])
+        return self.raw_pairs(torch.as_tensor(users)[:,None], items[None])
 
 # %% ../nbs/library/core.ipynb #7d3b7aac
 class BlackBox(PairModel):
@@ -82,12 +85,27 @@ class BlackBox(PairModel):
             own = o
         return own[torch.linspace(0, len(own)-1, min(most, len(own))).long()]
 
+@contextmanager
+def _told(what):
+    "Tells who was asked, where somebody's own code fails"
+    try: yield
+    except CollabError: raise
+    except Exception as e:
+        raise NotAModelError(f"{what} and failed, with {type(e).__name__}: {brief(str(e))}") from e
+
+def _rates_of(o):
+    "Does it predict ratings? What it says itself; yes, if nothing"
+    res = getattr(o, 'rates', True)
+    if isinstance(res, bool): return res
+    raise NotAModelError(f"{type(o).__name__}.rates is {brief(res)}: it should be True, if it "
+                         "predicts ratings, or False, if its scores are only an order")
+
 class NetModel(BlackBox):
     "Any module that takes rows of users and items (n, 2); it is asked as it stands"
     def __init__(self, net, # a `torch.nn.Module`
                  vocab, history=None): # a `Vocab`; a `History`, or `None`
         self.net,self.vocab,self._history = net,vocab,history
-        self.rates = getattr(net, 'rates', True)
+        self.rates,self.scale = _rates_of(net),getattr(net, 'scale', None)
 
     def state(self):
         raise UnsavableError(
@@ -95,11 +113,18 @@ class NetModel(BlackBox):
             "file can keep. A whole Learner can be kept with learn.export; but that is a pickle, "
             "which runs code when it is read: load only what you wrote yourself")
 
+    def said(self, x): # rows of users and items (n, 2)
+        "What it says, if that is a tensor of one number for each (n,) or (n, 1)"
+        device = next((p.device for p in self.net.parameters()), 'cpu')
+        what = f"{type(self.net).__name__} was asked about {len(x)} pairs of rows, shape (n, 2),"
+        with _told(what), torch.no_grad(), mode_kept(self.net):
+            res = self.net.eval()(x.long().to(device))
+        return res.reshape(-1) if getattr(res, 'shape', ())==(len(x),1) else res, what
+
     def answer(self, x): # rows of users and items (n, 2)
         "Predictions (n,)"
-        device = next((p.device for p in self.net.parameters()), 'cpu')
-        with torch.no_grad(), mode_kept(self.net):
-            return self.net.eval()(x.long().to(device)).reshape(-1).float().cpu()
+        res,what = self.said(x)
+        return as_scores(res, (len(x),), what, finite=self.rates)
 
 # %% ../nbs/library/core.ipynb #75975026
 LAYERS = dict(   # a layer's name in a file: its class, its tensors, what it does with x (n, k)
@@ -119,10 +144,11 @@ class LayeredNet(PairModel):
         tensors, # `user_factors`, `item_factors`, perhaps biases, `layers.0.weight` …
         layers, # [name in `LAYERS`, `eps` or `None`] for each
         y_range, # (low, high) of the predictions, or `None`
-        vocab, rates=True, history=None # a `Vocab`; see `Model`; a `History`, or `None`
+        vocab, rates=True, history=None, # a `Vocab`; see `Model`; a `History`, or `None`
+        scale=None # see `Model`
     ):
         self.tensors,self.layers,self.y_range = tensors,[list(o) for o in layers],y_range
-        self.vocab,self.rates,self._history = vocab,rates,history
+        self.vocab,self.rates,self._history,self.scale = vocab,rates,history,scale
 
     def of_layer(self, n): # number of a layer
         "The tensors of one layer"
@@ -146,7 +172,8 @@ class LayeredNet(PairModel):
                            *bias).float()
 
     def state(self):
-        return dict(**self.tensors, layers=self.layers, y_range=self.y_range, rates=self.rates)
+        own = {k:getattr(self, k) for k in ('layers','y_range','rates','scale')}
+        return {**self.tensors, **own}
     def vectors(self, is_item=True): return self.tensors[TENSORS[int(is_item)]]
     def biases(self, is_item=True): # see `Model.biases`
         "Biases by row, where the net adds a dot product that has them"
@@ -157,9 +184,10 @@ class LayeredNet(PairModel):
 @patch(cls_method=True)
 def from_state(cls:LayeredNet, state, vocab, history): # see `Model.from_state`
     "The net that `state` was taken of"
-    own = ('layers','y_range','rates')
+    own = ('layers','y_range','rates','scale')
     tensors = {k:v for k,v in state.items() if k not in own}
-    return cls(tensors, *(state[o] for o in own[:2]), vocab, state['rates'], history)
+    return cls(tensors, *(state[o] for o in own[:2]), vocab, state['rates'], history,
+               state['scale'])
 
 @patch
 def unsound(self:LayeredNet)->str: # an empty string if nothing is wrong
@@ -167,7 +195,7 @@ def unsound(self:LayeredNet)->str: # an empty string if nothing is wrong
     t,n = self.tensors,[self.vocab.n_users,self.vocab.n_items]
     if any(not o.is_floating_point() for o in t.values()): return "it has tensors of whole numbers"
     if len(types := {o.dtype for o in t.values()})!=1: return "its tensors are not of one type"
-    if why := odd_range(self.y_range, *types): return why
+    if why := odd_range(self.y_range, *types) or self.odd_scale(): return why
     dot = 'user_bias' in t or 'item_bias' in t
     shapes = [tuple(t[o].shape) if o in t else () for o in (TENSORS if dot else TENSORS[:2])]
     k = [(*o,0,0)[1] for o in shapes[:2]]
@@ -196,16 +224,19 @@ class ObjectModel(BlackBox):
     def __init__(self, o, # has `predict`, and perhaps `rates`
                  vocab, history=None): # a `Vocab`; a `History`, or `None`
         self.object,self.vocab,self._history = o,vocab,history
-        self.rates = getattr(o, 'rates', True)
+        self.rates = _rates_of(o)
 
     def answer(self, x): # rows of users and items (n, 2)
         "Its answers (n,)"
         ids = [np.array(self.vocab.ids(x[:,k], bool(k)).infer_objects()) for k in (0,1)]
-        res = np.asarray(self.object.predict(*ids), dtype=np.float32).reshape(-1)
-        if len(res)!=len(x):
-            raise ShapeError(f"{type(self.object).__name__}.predict was asked about {len(x)} pairs "
-                             f"of ids and gave {len(res)} numbers: it should give one for each")
-        return torch.from_numpy(res.copy())
+        what = f"{type(self.object).__name__}.predict was asked about {len(x)} pairs of ids"
+        with _told(what): res = self.object.predict(*ids)
+        if isinstance(res, (pd.Series,pd.DataFrame)): res = res.to_numpy()
+        if isinstance(res, np.ndarray) and res.dtype==object or isinstance(res, (list,tuple)):
+            try: res = np.asarray(res, dtype=np.float32)
+            except (TypeError, ValueError, OverflowError): pass   # which `as_scores` tells
+        if getattr(res, 'shape', ())==(len(x),1): res = res.reshape(-1)
+        return as_scores(res, (len(x),), what, finite=self.rates).clone()
 
     def state(self):
         raise UnsavableError(f"A file can't keep a {type(self.object).__name__}, "
@@ -214,7 +245,7 @@ class ObjectModel(BlackBox):
 # %% ../nbs/library/core.ipynb #24c0b6e4
 def filled(t, # a table by row (n, k) or (n,)
            counts, # training ratings of each row (n,)
-           # fill `#na#` alone? So for items: what a bias without ratings says is little, not wrong
+           # fill `#na#` alone? So for items that are ranked: an unchosen one's bias says something
            only_na:bool,
           )->torch.Tensor: # a copy
     "`t`, in which `#na#`, and whoever has no ratings, are the mean of those who have some"
@@ -228,8 +259,11 @@ def filled(t, # a table by row (n, k) or (n,)
 
 def _all_filled(net, tables, history, only_na):
     "Tables by name, filled; users of whom a hybrid has facts keep what these say"
-    facts = getattr(net, 'user_x', None)
-    keep = {'item':True, 'user':only_na or (facts is not None and facts.numel()>0)}
+    keep = {}
+    for k in ('user','item'):
+        facts = getattr(net, f'{k}_x', None)
+        order = k=='item' and not getattr(net, 'rates', True)
+        keep[k] = only_na or order or (facts is not None and facts.numel()>0)
     return {k:filled(t, history.counts(k[:4]=='item'), keep[k[:4]]) for k,t in tables.items()}
 
 def live_tensors(net): # a module
@@ -267,15 +301,19 @@ def _layered(net, vocab):
                     if (t := getattr(m, k)) is not None}
         layers.append([kind, getattr(m, 'eps', None)])
     copies = {k:t.detach().to('cpu', copy=True) for k,t in tensors.items()}
-    return LayeredNet(copies, layers, y_range, vocab, getattr(net, 'rates', True))
+    return LayeredNet(copies, layers, y_range, vocab, getattr(net, 'rates', True),
+                      scale=getattr(net, 'scale', None))
 
 # %% ../nbs/library/core.ipynb #91fe60be
 def _as_net(net, vocab, history, only_na):
     "A module that is not made of factors"
     res,ask = _layered(net, vocab),NetModel(net, vocab, history)
     x = torch.stack([torch.arange(64)%n for n in (vocab.n_users,vocab.n_items)], 1)
-    if res is None or not torch.allclose(res.ask(x), ask.answer(x), atol=1e-4, equal_nan=True):
-        return ask
+    if res is None: return ask
+    says,what = ask.said(x)   # its numbers may be none, which is told when it is asked
+    if isinstance(says, torch.Tensor): says = says.nan_to_num()
+    says = as_scores(says, (len(x),), what)
+    if not torch.allclose(res.ask(x).nan_to_num(), says, atol=1e-4): return ask
     res._history = history
     if res.history is None: return res
     own = {k:v for k,v in res.tensors.items() if k in TENSORS}
@@ -291,7 +329,7 @@ def _as_surface(net, ts, vocab, history, only_na):
                              "#na#): they are not from the same data")
     ts = [t.detach().to('cpu', copy=True) for t in ts]
     res = Surface(*ts, vocab, check_range(getattr(net, 'y_range', None)),
-                  getattr(net, 'rates', True), history)
+                  getattr(net, 'rates', True), history, scale=getattr(net, 'scale', None))
     if res.history is None: return res
     return res.replace(**_all_filled(net, dict(zip(TENSORS, ts)), res.history, only_na))
 
@@ -299,15 +337,23 @@ def _as_surface(net, ts, vocab, history, only_na):
 def _classes_of(net, dls, history):
     "Ids by row of what has no `vocab`"
     c = getattr(net, 'classes', None) or getattr(dls, 'classes', None)
+    if c and not (isinstance(c, Mapping) and all(is_iter(o) for o in c.values())):
+        raise NotAModelError(f"{type(net).__name__}.classes is {brief(c)}: it should be a dict, "
+                             "users' ids by row, then items'")
     if c and len(c)>1:
         # as fastai's own model calls them
         names = [getattr(net, k, None) for k in ('user','item')]
         return {n if n in c else list(c)[k]:c[n if n in c else list(c)[k]]
                 for k,n in enumerate(names)}
     if history is not None: return History.of(history).vocab.classes
-    raise NotAModelError(f"{type(net).__name__} does not know which user and item its rows are: "
-                         "make it with from_dls(dls), give the Learner it was trained in, or "
-                         "history=…, the DataLoaders it was trained on")
+    name = type(net).__name__
+    if not isinstance(net, nn.Module):
+        raise NotAModelError(f"{name} does not tell which users and items there are: give "
+                             "history=…, a ratings table or DataLoaders")
+    make = 'make it with from_dls(dls), ' if hasattr(net, 'from_dls') else ''
+    raise NotAModelError(f"{name} does not know which user and item its rows are: {make}give the "
+                         "Learner it was trained in, or history=…, the DataLoaders it was trained "
+                         "on")
 
 def as_model(
     # a `Model`, a `Learner` of any make, a module, a path of a saved file, an object
@@ -320,8 +366,9 @@ def as_model(
     if isinstance(o, Model): return o if history is None else o.with_history(history)
     net,dls = (get_model(o.model),o.dls) if isinstance(o, Learner) else (o,None)
     if isinstance(net, nn.Module): net = get_model(net)
-    elif not callable(getattr(net, 'predict', None)):
-        raise NotAModelError(f"{type(o).__name__} is nothing that scores users and items: "
+    elif isinstance(o, type) or not callable(getattr(net, 'predict', None)):
+        what = f'The class {o.__name__}' if isinstance(o, type) else type(o).__name__
+        raise NotAModelError(f"{what} is nothing that scores users and items: "
                              f"give a Model, a Learner, "
                              "a module, a saved file, or an object with predict(users, items)")
     vocab = Vocab(_classes_of(net, dls, history))

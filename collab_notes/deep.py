@@ -8,7 +8,6 @@ __all__ = ['emb_sizes', 'CollabNN', 'nn_learner', 'HybridDot', 'HybridNN', 'hybr
 
 # %% ../nbs/06_deep.ipynb #4755da75
 from contextlib import nullcontext
-from numbers import Integral
 from operator import attrgetter
 
 import pandas as pd
@@ -27,9 +26,10 @@ from torch.nn import functional as F
 
 from .core import TENSORS, in_range
 from .data import RatingsDataLoaders
-from .errors import SettingError, check_range, check_size
+from .errors import SettingError, check_range, check_seed, check_size
 from .models import DotProductBias, FactorModel, create_params
 from .side import side_columns
+from .sizes import TRAINED, check_layers, check_memory
 from .training import auto_range, auto_wd, every_training, fused_adamw, rebatch
 from .vocab import History
 
@@ -37,13 +37,12 @@ from .vocab import History
 def _one_size(name, n, o):
     "A pair (rows, size) for the `n` values of `name` from a size or a pair"
     rows,sz = o if isinstance(o, (tuple,list)) and len(o)==2 else (n,o)
-    if not isinstance(sz, Integral) or isinstance(sz, bool) or sz<1:
-        raise SettingError(f"emb_szs: the size for {name!r} is {o!r}; "
-                           f"give a whole number, 1 or more")
+    sz = check_size(f'emb_szs: {name!r}', sz)
     if rows!=n:
         raise SettingError(f"emb_szs: {name!r} has {n} values (with #na#), not {rows}; "
                            f"give the size alone, {sz}")
-    return n,int(sz)
+    check_memory(f'emb_szs: {name!r}={sz}', TRAINED*n*sz)
+    return n,sz
 
 def emb_sizes(dls, # `DataLoaders` for collaborative filtering
               # `None` for the rule of thumb; sizes or (rows, size) pairs, user
@@ -70,9 +69,10 @@ class CollabNN(Module):
                  item_sz:tuple, # items' rows and embedding size
                  y_range:tuple=(0,5.5), # (low, high) of the predictions, or `None` for any number
                  n_act:int=100): # activations in the hidden layer
+        n_act,n_in = check_size('n_act', n_act),user_sz[1]+item_sz[1]
+        check_layers([n_act], n_in, 'n_act')
         self.user_emb,self.item_emb = Embedding(*user_sz),Embedding(*item_sz)
-        self.layers = nn.Sequential(nn.Linear(user_sz[1]+item_sz[1], check_size('n_act', n_act)),
-                                    nn.ReLU(), nn.Linear(n_act, 1))
+        self.layers = nn.Sequential(nn.Linear(n_in, n_act), nn.ReLU(), nn.Linear(n_act, 1))
         self.y_range,self.classes = check_range(y_range),None
 
     def forward(self, x): # user and item numbers (bs, 2)
@@ -104,10 +104,12 @@ def nn_learner(dls, # `DataLoaders` for collaborative filtering
                cbs=None, # fastai callbacks
                **kwargs)->Learner:
     "An untrained `Learner` on fastai's `EmbeddingNN`"
-    config = {**(config or {}),
-              'y_range':y_range or (config or {}).get('y_range') or auto_range(dls)}
-    model = EmbeddingNN(emb_szs=emb_sizes(dls, emb_szs),
-                        layers=list(ifnone(layers, [100,50])), **config)
+    config = dict(config or {})
+    if y_range is not None or config.get('y_range') is None:
+        config['y_range'] = check_range(y_range) or auto_range(dls)
+    emb_szs = emb_sizes(dls, emb_szs)
+    layers = check_layers(ifnone(layers, [100,50]), sum(o[1] for o in emb_szs))
+    model = EmbeddingNN(emb_szs=emb_szs, layers=layers, **config)
     model.classes = {o:dls.classes[o] for o in list(dls.classes)[:2]}
     model.y_range = config['y_range']
     return Learner(dls, model, loss_func=loss_func or MSELossFlat(),
@@ -179,7 +181,7 @@ class HybridNN(FactorModel):
         super().__init__(n_users, n_items, n_factors, y_range)
         if not 0<=p<1: raise SettingError(f"p={p!r}: dropout goes from 0 to below 1")
         self.dot = HybridDot(n_users, n_items, n_factors, y_range, **kwargs)
-        sizes = [2*n_factors, *(check_size('layers', o) for o in layers)]
+        sizes = [2*n_factors, *check_layers(layers, 2*self.n_factors)]
         hidden = [m for a,b in zip(sizes, sizes[1:])
                   for m in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(p))]
         self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], 1))
@@ -212,7 +214,8 @@ def hybrid_model(dls, # `RatingsDataLoaders`
     """`HybridDot`, or `HybridNN` if there are `layers`, on what `users` and `items` say.
 
     Its `columns` has their columns' names, its `left_out` which columns say nothing, and why"""
-    names,kwargs = list(dls.classes)[:2],{**kwargs, 'y_range':y_range or auto_range(dls)}
+    if y_range is None: y_range = auto_range(dls)
+    names,kwargs = list(dls.classes)[:2],{**kwargs, 'y_range':y_range}
     tables = {n:(role,t)
               for n,role,t in zip(names, ('user','item'), (users,items)) if t is not None}
     side = {n:side_columns(t, n, dls, absent) for n,(_,t) in tables.items()}
@@ -256,6 +259,7 @@ def hybrid_learner(ratings, # a ratings table, or `RatingsDataLoaders`
                    model_kwargs:dict=None, # for the model: `std`, `p`
                    **kwargs)->Learner: # for `RatingsDataLoaders.from_df`
     "An untrained `Learner` from DataFrames, for `learn.fit_one_cycle(6)`, as in notebook 03"
+    seed = check_seed(seed)
     dls = _loaders(ratings, bs, seed, kwargs)
     with nullcontext() if seed is None else no_random(seed, reproducible=False):
         model = hybrid_model(dls, users, items, layers, n_factors, y_range, absent,

@@ -16,11 +16,13 @@ from sklearn.model_selection import ParameterSampler
 
 from .core import Surface, as_model
 from .data import RatingsDataLoaders, kfold_splits, random_split, stratified_split
-from .errors import (
-    DivergedError, SettingError, UnseenIdError, UnsupportedError, check_one_of, check_size)
+from collab_notes.errors import (
+    DivergedError, SettingError, UnseenIdError, UnsupportedError, brief, check_one_of, check_seed,
+    check_size)
 from .newcomers import has_factors
 from .protocol import Model
 from .ranking import EASE, Blend, Popularity, fit_ranking, ranking_recipe, ranking_wd
+from .sizes import check_memory
 from .training import auto_wd, fit
 from .vocab import History
 
@@ -33,7 +35,7 @@ def _slope(s, u, rows):
     "Slope of the sigmoid at the predictions of `rows` (m,)"
     if s.y_range is None: return torch.ones(len(rows), dtype=torch.double)
     lo,hi = s.y_range
-    t = (s.pair_scores(u, rows).double()-lo)/(hi-lo)
+    t = (s.raw_pairs(u, rows).double()-lo)/(hi-lo)
     return (hi-lo)*t*(1-t)
 
 def _unit(s): # of ratings: 1 for stars from 1 to 5
@@ -49,7 +51,7 @@ def _by_ratings(s, u, q, x, j, y): # … rows of the user's own items (m,), thei
     "What each rating adds to the dot product (m,), after squared errors"
     unit,p = _unit(s),s.user_factors[u].double()
     g = (_slope(s, u, j)/unit).clamp(min=1e-3)
-    off = (y.double()-s.pair_scores(u, j).double())/unit
+    off = (y.double()-s.raw_pairs(u, j).double())/unit
     a = (x*g[:,None]**2).T@x
     a.diagonal().add_(_fitted((g*off)@x, p))
     return torch.linalg.solve(a, q)@x.T * g**2 * (x@p + off/g)
@@ -243,6 +245,10 @@ def tune(dls, # `RatingsDataLoaders`; only their training rows are looked at
     "Try settings at random, judged on an inner part of the training rows, never on validation rows"
     check_one_of('objective', objective, ('mse','ndcg'))
     n_trials,folds = check_size('n_trials', n_trials),check_size('folds', folds)
+    n = len(dls.train_ds)
+    if folds>n: raise SettingError(f"folds={brief(folds)}: there are only {n} training rows")
+    seed = check_seed(seed)
+    check_memory(f'n_trials={n_trials}', 1000*n_trials)
     if space is not None and not (isinstance(space, dict) and space):
         raise SettingError("space: give a dict, setting → values to choose from")
     inner,rows = _inner(dls, valid_pct, folds, seed, objective),[]

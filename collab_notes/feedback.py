@@ -14,13 +14,14 @@ from numbers import Integral, Real
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.basics import patch
+from fastcore.basics import is_iter, patch
 from torch.nn import functional as F
 
 from .core import Surface, as_model
-from .data import RatingsDataLoaders
-from .errors import EmptyRatingsError, SettingError, UnseenIdError, check_size
+from .data import RatingsDataLoaders, new_seed
+from .errors import EmptyRatingsError, SettingError, UnseenIdError, brief, check_size
 from .lists import check_groups
+from .sizes import check_memory
 from .tables import check_ratings, rating_columns
 from .topn import top_rows
 from .training import fit
@@ -53,12 +54,15 @@ def gini(counts, # how often each item was rated, or shown (n,), with a 0 for ea
 def _as_rows(items, catalogue):
     "Items as rows 1 … n_items (k, n), 0 for an empty place; and n_items"
     x = np.asarray(items)
-    if isinstance(catalogue, Integral):
+    if isinstance(catalogue, (Integral,np.bool_)):
         n = check_size('catalogue', catalogue)
+        check_memory(f'catalogue={n}', 8*n)
         if x.size and x.dtype.kind not in 'iu':
             raise SettingError(f"items: with catalogue={n} they must be row numbers 1 to {n}, "
                                f"not {x.dtype}; for ids, give all ids as catalogue")
         bad = x[(x<0) | (x>n)]
+    elif not is_iter(catalogue) or isinstance(catalogue, str):
+        raise SettingError(f"catalogue={brief(catalogue)}: give all ids, or how many there are")
     else:
         ids = pd.Index(catalogue)
         if not ids.is_unique:
@@ -114,6 +118,7 @@ def clone_users(ratings:pd.DataFrame, # a ratings table
     c,users = rating_columns(ratings, user_name, item_name, rating_name),list(dict.fromkeys(users))
     check_ratings(ratings, *c[:3], duplicates='keep')
     col,times = ratings[c.user],check_size('times', times)
+    check_memory(f'times={times}', 24*times*max(len(users), 1))
     strange = [o for o in users if not (col==o).any()]
     if strange or not users:
         raise UnseenIdError(f"{c.user}: {strange[0]!r} has no ratings here" if users
@@ -173,7 +178,8 @@ class Truth:
             if not isinstance(v, Real) or not 0<=v<np.inf:
                 raise SettingError(f"{k}={v!r}: it must be a finite number, 0 or more")
         if not scale[0]<scale[1]: raise SettingError(f"scale={scale}: it must be (lowest, highest)")
-        s,gen = as_model(o).as_surface(),torch.Generator().manual_seed(seed)
+        s,gen = as_model(o).as_surface(),torch.Generator().manual_seed(new_seed(seed))
+        check_memory('a utility of each pair', 12*s.vocab.n_users*s.vocab.n_items, "Take fewer")
         users,items = (torch.arange(s.vocab.size(o)) for o in (False,True))
         every = s.replace(user_factors=s.user_factors*taste).pair_scores(users[:,None], items)
         # (n_users, n_items), with row and column 0 for #na#
@@ -230,21 +236,27 @@ class LoopState:
         return torch.bincount(self.pairs[:,1], minlength=self.n_items+1)
 
 # %% ../nbs/10_feedback.ipynb #7826fa37
+def _as_wide(rows, n):
+    "Lists (k, m) with empty places up to `n`"
+    check_memory(f'n={n}', 8*n*len(rows))
+    return F.pad(rows, (0, n-rows.shape[1]))
+
 def show_best(state, # a `LoopState`
               n:int, # how many for each user
              )->torch.Tensor: # item rows (n_users, n), best first, 0 for an empty place
     "What the model predicts to be liked best"
-    return top_rows(state.model, n=n, exclude=state.pairs)[0]
+    return _as_wide(top_rows(state.model, n=n, exclude=state.pairs)[0], n)
 
 def show_random(state, # a `LoopState`
                 n:int, # how many for each user
                )->torch.Tensor: # item rows (n_users, n), 0 for an empty place
     "Anything not rated yet"
+    n = check_size('n', n)
     x = torch.rand(state.n_users+1, state.n_items+1, generator=state.gen)
     x[:,0] = -1
     x[state.pairs[:,0],state.pairs[:,1]] = -1
     v,i = x[1:].topk(min(n, state.n_items), dim=1)
-    return F.pad(i*(v>=0), (0, n-i.shape[1]))
+    return _as_wide(i*(v>=0), n)
 
 def show_popular(state, # a `LoopState`
                  n:int, # how many for each user
@@ -253,7 +265,7 @@ def show_popular(state, # a `LoopState`
     m = state.model
     only_counts = m.replace(item_factors=m.item_factors*0,
                             item_bias=state.counts.to(m.item_bias)/(1+len(state.pairs)))
-    return top_rows(only_counts, n=n, exclude=state.pairs)[0]
+    return _as_wide(top_rows(only_counts, n=n, exclude=state.pairs)[0], n)
 
 # %% ../nbs/10_feedback.ipynb #b877cd4b
 def _places(name, k, n):
@@ -286,8 +298,7 @@ def show_exploring(state, # a `LoopState`
 # %% ../nbs/10_feedback.ipynb #db67f012
 def discount_popularity(o, # what `as_model` takes, made of factors and biases
                         counts, # training ratings of each item by row (n_items+1,), row 0 for #na#
-                        # subtracted from an item's bias for each unit of ln(1 + count)
-                        strength:float=0.1,
+                        strength:float=0.1, # subtracted from a bias for each unit of ln(1+count)
                        )->Surface: # the same but for `item_bias`
     "A surface on which popular items must be better to rank as high"
     s,c = as_model(o).as_surface(),_check_counts(counts)
@@ -311,8 +322,7 @@ def group_shelves(items, # rows of items (m,) of ratings, 1 … n_items
                   groups, # of the user of each rating (m,)
                   n_items:int,
                   share:float=0.25, # of the catalogue, for each shelf
-                  # a film counts as if it had so many ratings more, in the proportions of all
-                  damping:float=20.,
+                  damping:float=20., # ratings added to a film's, in the proportions of all
                  )->dict: # group → rows of items, furthest above its share of all ratings first
     "For each group of users, the items that its members rate more than others do"
     rows,n = _as_rows(items, n_items)
@@ -339,14 +349,14 @@ def show_guarded(state, # a `LoopState`
     "The model's best, with `n_own` places of each list for the best of the group's own shelf"
     base,(g,names) = show_best(state, n),check_groups(groups, state.n_users)
     k = _places('n_own', n_own, n)
-    lack = set(names)-set(shelves)
-    if lack:
+    if lack := set(names)-set(shelves):
         raise SettingError(f"shelves: there is none for group {sorted(map(str, lack))[0]!r}, "
                            f"only for {list(shelves)}")
     own = torch.zeros(state.n_users, k, dtype=torch.long)
     for o in names:
         at = torch.as_tensor(np.flatnonzero(g==o))
-        own[at] = top_rows(state.model, at+1, n=k, exclude=state.pairs, allowed=shelves[o])[0]
+        own[at] = _as_wide(top_rows(state.model, at+1, n=k, exclude=state.pairs,
+                                    allowed=shelves[o])[0], k)
     return _put_in(base, own)
 
 # %% ../nbs/10_feedback.ipynb #5a1881e5
@@ -410,8 +420,7 @@ def _check_loop(truth, pairs, groups, n_shown, n_chosen):
         raise SettingError(f"pairs: rows of users and items, shape (m, 2), not {tuple(p.shape)}")
     if not len(p): raise EmptyRatingsError("pairs: somebody must have rated something at the start")
     if (p<1).any() or (p>torch.tensor([truth.n_users, truth.n_items])).any():
-        raise UnseenIdError(f"pairs: users are rows 1 to {truth.n_users}, "
-                            f"items 1 to {truth.n_items}")
+        raise UnseenIdError(f"pairs: users are 1 to {truth.n_users}, items 1 to {truth.n_items}")
     if len(p.unique(dim=0))<len(p):
         raise SettingError("pairs: the same user rated the same item twice")
     if check_size('n_chosen', n_chosen)>check_size('n_shown', n_shown):
@@ -433,11 +442,13 @@ def simulate_loop(truth, # a `Truth`
                  )->pd.DataFrame: # measures: a row for each round, and 'all' and each group
     "Recommend, let them choose and rate, train again, and so on"
     pairs,groups = _check_loop(truth, pairs, groups, n_shown, n_chosen)
-    gen,res,model = torch.Generator().manual_seed(seed),[],None
+    n_shown,n_chosen = min(n_shown, truth.n_items),min(n_chosen, truth.n_items)
+    gen,res,model = torch.Generator().manual_seed(seed := new_seed(seed)),[],None
     ratings = truth.rate(pairs, gen)
     for r in range(1, check_size('n_rounds', n_rounds)+1):
         if model is None or retrain:
-            model = _train_on(pairs, ratings, truth.n_users, truth.n_items, 1000*seed+r, **kwargs)
+            model = _train_on(pairs, ratings, truth.n_users, truth.n_items, (1000*seed+r)%2**32,
+                              **kwargs)
         state = LoopState(model, pairs, ratings, gen)
         seen = torch.zeros_like(truth.utility, dtype=torch.bool)
         seen[0],seen[:,0],seen[pairs[:,0],pairs[:,1]] = True,True,True

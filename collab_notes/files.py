@@ -49,6 +49,9 @@ def replace_file(path, # of a file, whose folder exists
                  parts, # its content: pieces of bytes
                 ):
     "Write `parts` to `path`, where at any moment there is the old file or the new one, whole"
+    if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+        with open(path, 'wb') as f: f.writelines(parts)   # a device or a pipe is not replaced
+        return
     path = Path(os.path.realpath(path))   # a link stays one
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(f"{path} is write-protected")
@@ -445,6 +448,6 @@ def load(path, # of a file that `save` wrote, or of the folder it is in
         return res
     except ModelFileError as e: raise type(e)(f'{path.name}: {e}') from e
     except _ODD as e:
-        why = f'{type(e).__name__}: {e}'.split('\n')[0]
+        why = f'{type(e).__name__}: {e}'.split('\n')[0][:300]
         raise UnsoundModelError(f"{path.name} is whole, but what is in it is no sound model "
                                 f"({why}); `save` did not write it") from e

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 
 from .core import as_model
 from .errors import (
-    SettingError, UnseenIdError, UnsupportedError, check_min_ratings, check_one_of, check_size)
+    SettingError, UnseenIdError, UnsupportedError, brief, check_one_of, check_size)
 from .protocol import Model
+from .sizes import rows_with
 from .vocab import role
 
 # %% ../nbs/04_interpretation.ipynb #24ac4241
@@ -50,14 +51,10 @@ def rating_counts(o, # what `as_model` takes
     return _known(o, history, is_item)[1]
 
 # %% ../nbs/04_interpretation.ipynb #0eb1ac00
-def _at_least(df, min_ratings):
+def _at_least(m, df, min_ratings, is_item):
     "Rows with `min_ratings` or more; `None` is 1 where counts are known, otherwise everything"
-    known = 'ratings' in df
-    least = check_min_ratings(int(known) if min_ratings is None else min_ratings)
-    if least and not known:
-        raise SettingError(f"min_ratings={least}: how many ratings there are is not known here; "
-                           "give history=…, a table or counts by id")
-    return df[df.ratings>=least] if known else df
+    counts = np.r_[0,df.ratings] if 'ratings' in df else None   # `#na#` has none
+    return df.loc[rows_with(m, is_item, min_ratings, counts=counts).tolist()]
 
 def _biases(m, is_item):
     try: return m.biases(is_item)[1:].numpy()
@@ -74,7 +71,7 @@ def bias_table(o, # what `as_model` takes
     "Biases from lowest to highest, with the number of ratings each was learned from"
     m,df = _known(o, history, is_item)
     df.insert(1, 'bias', _biases(m, is_item))
-    df = _at_least(df, min_ratings).sort_values('bias', kind='stable')
+    df = _at_least(m, df, min_ratings, is_item).sort_values('bias', kind='stable')
     df.index = pd.RangeIndex(1, len(df)+1, name='rank')
     return df if n is None or 2*check_size('n', n)>=len(df) else pd.concat([df[:n], df[-n:]])
 
@@ -105,7 +102,7 @@ def top_items(o, # what `as_model` takes
         except UnsupportedError:
             if by=='bias': raise
     df.insert(1, col, _mean_scores(m) if bias is None else bias)
-    df = _at_least(df, min_ratings).sort_values(col, ascending=False, kind='stable')
+    df = _at_least(m, df, min_ratings, True).sort_values(col, ascending=False, kind='stable')
     return df.head(check_size('n', n)).reset_index(drop=True)
 
 # %% ../nbs/04_interpretation.ipynb #c009af37
@@ -121,7 +118,7 @@ def _components(x, k):
 def _most_rated(m, df, n, items, is_item):
     "The rows of a map, in order"
     if items is not None:
-        if n is not None: raise SettingError(f"Give n={n} or items=…, not both")
+        if n is not None: raise SettingError(f"Give n={brief(n)} or items=…, not both")
         return df.loc[m.vocab.rows(items, is_item).tolist()]
     if 'ratings' in df:
         df = df[df.ratings>0].sort_values('ratings', ascending=False, kind='stable')
@@ -145,10 +142,12 @@ def pca_map(o, # what `as_model` takes
     df,k = _most_rated(m, df, n, items, is_item),check_size('n_components', n_components)
     x = m.vectors(is_item)[df.index.tolist()]
     most = max(min(len(x)-1, x.shape[1]), 0)
-    if k>most:
-        raise SettingError(f"n_components={k}: {len(x)} points with {x.shape[1]} factors have "
+    if not len(x): k = min(k, x.shape[1])   # a map of nothing
+    elif k>most:
+        raise SettingError(f"n_components={brief(n_components)}: "
+                           f"{len(x)} points with {x.shape[1]} factors have "
                            f"{most} components at most")
-    pc,share = _components(x, k)
+    pc,share = _components(x, k) if len(x) else (np.zeros((0, k)),[0.]*k)
     for j in range(k): df.insert(1+j, f'pc{j+1}', pc[:,j])
     df = df.reset_index(drop=True)
     df.attrs['share'] = share
@@ -187,7 +186,8 @@ def similar(o, # what `as_model` takes
                             m.vocab.name(is_item))
     col = 'distance' if far else 'similarity'
     df.insert(1, col, _compare(m.vectors(is_item).float(), row, metric)[1:].numpy())
-    df = _at_least(df.drop(index=row), min_ratings).sort_values(col, ascending=far, kind='stable')
+    df = _at_least(m, df, min_ratings, is_item).drop(index=row, errors='ignore')
+    df = df.sort_values(col, ascending=far, kind='stable')
     return df.head(check_size('n', n)).reset_index(drop=True)
 
 Model.similar = similar

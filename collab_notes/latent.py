@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .data import check_splits
-from .errors import DivergedError, EmptyRatingsError, SettingError, ShapeError
+from .data import check_splits, new_seed
+from .errors import (DivergedError, EmptyRatingsError, SettingError,
+                                 ShapeError, check_size)
+from .sizes import check_memory
 from .tables import check_ratings, rating_columns
 from .vocab import History
 
@@ -96,10 +98,10 @@ def init_factors(n_users:int, # rows of the first matrix
                  seed:int=42, # same seed, same numbers; torch's own random state is not touched
                 )->tuple: # user_factors (n_users, n_factors), item_factors (n_items, n_factors)
     "Normally distributed random numbers for users and items"
-    if min(n_users, n_items, n_factors)<1:
-        raise ShapeError(f"There must be at least one user, item and factor, not {n_users}, "
-                         f"{n_items} and {n_factors}")
-    gen = torch.Generator().manual_seed(seed)
+    n_users,n_items = check_size('n_users', n_users),check_size('n_items', n_items)
+    n_factors = check_size('n_factors', n_factors)
+    check_memory(f'n_factors={n_factors}', 4*(n_users+n_items)*n_factors)
+    gen = torch.Generator().manual_seed(new_seed(seed))
     return tuple(std*torch.randn(n, n_factors, generator=gen) for n in (n_users,n_items))
 
 # %% ../nbs/01_latent_factors.ipynb #a6d0e7cd
@@ -191,7 +193,7 @@ def learn_factors(dls, # `RatingsDataLoaders`
                   # 'valid MSE'); what rows stand for
                  )->Factors:
     "Latent factors by plain gradient descent; raises `DivergedError` when `lr` is too large"
-    known = History.of(dls)
+    known,n_epochs = History.of(dls),check_size('n_epochs', n_epochs, 0)
     parts = [[o.to(dls.device) for o in known.part(held_out)] for held_out in (False,True)]
     start = init_factors(known.vocab.n_users, known.vocab.n_items, n_factors, std, seed)
     fs,dl,losses = [o.to(dls.device) for o in start],dls.train.new(seed=seed),[]

@@ -7,6 +7,7 @@ __all__ = ['recommend', 'ndcg_of', 'rank_metrics', 'user_metrics', 'bootstrap', 
 
 # %% ../nbs/07_lists.ipynb #7180e33c
 from collections import namedtuple
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,9 @@ import torch
 from .core import as_model
 from .errors import (
     DivergedError, EmptyRatingsError, SettingError, ShapeError,
-    check_min_ratings, check_one_of, check_size)
+    brief, check_one_of, check_seed, check_size)
 from .protocol import Model
+from .sizes import check_memory, rows_with
 from .tables import check_values
 from .topn import top_rows
 from .vocab import History, as_list, rating_column
@@ -42,17 +44,17 @@ def _known(m, exclude): # a `Model`; see `recommend`
 
 # %% ../nbs/07_lists.ipynb #a824d3b9
 def _allowed(m, known, items, min_ratings, unseen='error'):
-    "Rows of the items to choose from, or `None` for all"
-    rows = None
+    "Rows of the items to choose from"
+    rows = counts = None
     if items is not None:
         rows = m.vocab.rows(items, True, 'error' if unseen=='error' else 'skip').unique()
-    if min_ratings is None: min_ratings = int(m.history is not None and items is None)
-    if not check_min_ratings(min_ratings): return rows
-    if known is None:
-        raise SettingError(f"min_ratings={min_ratings}: how many ratings there are is not known "
-                           "here; give history=…, a ratings table")
-    often = known.counts()>=min_ratings
-    return often.nonzero().squeeze(1) if rows is None else rows[often[rows]]
+    # what is left out is no more than that, unless it is asked how often something is in it
+    if m.history is None and min_ratings is not None and known is not None: counts = known.counts()
+    res = rows_with(m, True, min_ratings, rows, counts)
+    if items is None and not len(res):
+        raise SettingError(f"min_ratings={1 if min_ratings is None else brief(min_ratings)}: no "
+                           "item has so many ratings; give a lower min_ratings")
+    return res
 
 def _asked(m, users, unseen):
     "Ids and rows of the users who are asked about"
@@ -81,9 +83,6 @@ def recommend(o, # what `as_model` takes
     m = as_model(o, history)
     (ids,u),(known,pairs) = _asked(m, users, unseen),_known(m, exclude)
     allowed = _allowed(m, known, items, min_ratings, unseen)
-    if items is None and allowed is not None and not len(allowed):
-        raise SettingError(f"min_ratings={min_ratings}: no item has so many ratings; give a lower "
-                           "min_ratings")
     rows,scores = top_rows(m, u, n, pairs, allowed, block)
     r,c = (rows>0).nonzero().unbind(1)
     best = {m.user_name:ids[r.numpy()], m.item_name:m.vocab.ids(rows[r,c]), 'rank':c.numpy()+1,
@@ -102,8 +101,9 @@ def ndcg_of(hits, # is the item at each place of each list relevant? (m, n)
 
 def rank_metrics(hits, # is the item at each place of each list relevant? (m, n) bool
                  n_relevant, # relevant items of each user (m,), 1 or more
+                 size:int=None, # length that lists should have had (default: n)
                 )->pd.DataFrame: # (m, 4): `ndcg`, `precision`, `recall`, `map`, each in [0, 1]
-    "Quality of lists: nDCG, hits/n, hits/R, and the sum of precisions at hits/R"
+    "Quality of lists: nDCG, hits/size, hits/R, and the sum of precisions at hits/R"
     h,r = torch.as_tensor(hits).double(),torch.as_tensor(n_relevant).long()
     if h.ndim!=2 or r.shape!=h.shape[:1] or not h.shape[1]:
         raise ShapeError("hits (m, n) with n of 1 or more, and n_relevant (m,), are needed, not "
@@ -112,7 +112,8 @@ def rank_metrics(hits, # is the item at each place of each list relevant? (m, n)
     if (r<1).any() or (found>r).any():
         raise ShapeError("n_relevant: each user needs one relevant item at least, and no fewer "
                          "than there are hits")
-    res = dict(ndcg=ndcg_of(h, r), precision=found/len(at), recall=found/r,
+    n = len(at) if size is None else check_size('size', size)
+    res = dict(ndcg=ndcg_of(h, r), precision=found/n, recall=found/r,
                map=(h*h.cumsum(1)/at).sum(1)/r)
     return pd.DataFrame({k:v.numpy() for k,v in res.items()})
 
@@ -192,12 +193,12 @@ def _user_metrics(m, valid, n, exclude, at_least, unseen, min_ratings, block):
     h = _held_out(m) if valid is None else _of_table(m, valid, unseen)
     known,pairs = _known(m, exclude)
     allowed = _allowed(m, known, None, min_ratings)
-    rows,_ = top_rows(m, h.rows, n, pairs, allowed, block)
+    rows,_ = top_rows(m, h.rows, n, pairs, allowed, block)   # no longer than there are items
     wanted,r = _relevant(m, h, pairs, at_least)
     hits = torch.isin(torch.arange(len(rows))[:,None]*m.vocab.n_items+rows, wanted) & (rows>0)
     some,index = r>0,pd.Index(h.ids, name=m.user_name).infer_objects()
     res = pd.DataFrame(np.nan, index=index, columns=['ndcg','precision','recall','map'])
-    res[some.numpy()] = rank_metrics(hits[some], r[some]).to_numpy()
+    res[some.numpy()] = rank_metrics(hits[some], r[some], n).to_numpy()
     sums = lambda x: torch.bincount(h.at, x, minlength=len(rows)).numpy()
     res = res.assign(relevant=r.numpy(), **_what_is_listed(rows, known), ratings=sums(None))
     if h.errors is not None:
@@ -206,7 +207,7 @@ def _user_metrics(m, valid, n, exclude, at_least, unseen, min_ratings, block):
                                 f"train it anew, with a "
                                 "lower learning rate")
         res = res.assign(squared=sums(h.errors**2), absolute=sums(h.errors.abs()))
-    return res,rows,m.vocab.n_items-1 if allowed is None else len(allowed)
+    return res,rows,len(allowed)
 
 # %% ../nbs/07_lists.ipynb #3304b332
 def user_metrics(o, # what `as_model` takes
@@ -235,8 +236,10 @@ def bootstrap(values, # a number for each user (m,); NaN are left out
     "Interval of the mean, had others been asked: users are drawn with replacement"
     v = np.asarray(values, dtype=float).reshape(-1)
     v = v[~np.isnan(v)]
-    if not 0<level<1: raise SettingError(f"level={level}: it is a share, between 0 and 1")
-    n_boot = check_size('n_boot', n_boot)
+    if not isinstance(level, Real) or not 0<level<1:
+        raise SettingError(f"level={brief(level)}: it is a share, between 0 and 1")
+    n_boot,seed = check_size('n_boot', n_boot),check_seed(seed)
+    check_memory(f'n_boot={n_boot}', 8*n_boot)
     if not len(v): return np.nan,np.nan
     rng,step = np.random.default_rng(seed),max(1, 2**24//len(v))
     draw = lambda k: v[rng.integers(0, len(v), (k, len(v)))].mean(1)

@@ -25,7 +25,8 @@ from .coldstart import (
     fold_in, learn_prior, new_item, new_user, next_questions, representative)
 from .core import as_model, predict, predict_one
 from .deep import hybrid_learner, nn_learner
-from .errors import SettingError, UnsavableError, UnsupportedError
+from .errors import (
+    EmptyRatingsError, SettingError, UnsavableError, UnsupportedError)
 from .explain import why
 from .files import load, save
 from .interpret import bias_table, pca_map, rating_counts, similar, top_items
@@ -38,10 +39,12 @@ from .training import fit
 from .vocab import History
 
 # %% ../nbs/library/matrix.ipynb #11aada9a
-def _whole(df, *columns):
-    "`df`, if it has rows, these columns, and no column of missing numbers"
+def _whole(df, *columns, n=None):
+    "`df`, if it has (`n`) rows, these columns, and no column of missing numbers"
     lack = [o for o in columns if o not in df.columns]
     assert not lack, f"no column {lack[0]!r}: there are {list(df.columns)}"
+    assert n is None or len(df)==n, f"{len(df)} rows, and there should be {n}"
+    if n==0: return df
     assert len(df), "an empty table"
     empty = [o for o in df.columns if df[o].isna().all()]
     assert not empty, f"column {empty[0]!r} is missing throughout"
@@ -56,16 +59,16 @@ class Case:
                                  as_model(o, history))
         if self.m.history is None:
             raise SettingError("Who rated what is not known here: give history=…, a ratings table")
-        u,i,_ = self.m.history.part()
-        self.user_row,self.item_row = (int(x.bincount().argmax()) for x in (u,i))
-        names = {False:self.m.user_name, True:self.m.item_name}
+        if not len(self.m.history.part()[0]): raise EmptyRatingsError("There are no ratings to try")
+        self.user_row,self.item_row = (int(o.bincount().argmax())
+                                       for o in self.m.history.part()[:2])
         self.user,self.item = (self.m.vocab.ids([r], k)[0]
                                for r,k in ((self.user_row,False),(self.item_row,True)))
         self.seen = self.m.history.table()
         self.pairs = self.seen.head(5)
         mine = self.m.history.of_row(self.user_row)[0]
-        self.new = next(o for k,o in enumerate(self.m.classes[names[True]]) if k
-                        and k not in mine.tolist())
+        self.new = next((o for k,o in enumerate(self.m.classes[self.m.item_name]) if k
+                         and k not in mine.tolist()), self.item)
         self.taste = dict(zip(self.m.vocab.ids(mine[:3]), self.seen.rating.iloc[:3].tolist()))
         self.fans = dict(zip(self.seen[self.m.user_name].unique()[:3],
                              self.seen.rating.iloc[:3].tolist()))
@@ -73,6 +76,16 @@ class Case:
         self.exclude = 'history' if len(self.held) else None
         if not len(self.held): self.held = self.seen.iloc[::5]
         self.column = 'prediction' if self.m.rates else 'score'
+
+    def n_rated(self, is_item=True):
+        "How many have training ratings"
+        return int((self.m.history.counts(is_item)>0).sum())
+
+    def n_listed(self, users, n):
+        "How many there are on the lists of `n` of some users (rows): what they have rated is not"
+        h = self.m.history
+        own = h.chosen(users)[:,h.counts()>0].sum(1)
+        return int((self.n_rated()-own).clamp(max=n).sum())
 
     def stranger(self, is_item=False):
         "An id that nobody has"
@@ -85,7 +98,8 @@ def _predict_strangers(c):
     return _whole(predict(c.o, pd.DataFrame(ids), 'na', **c.kw), c.column)
 
 def _recommend(c, users):
-    df = _whole(recommend(c.o, users, n=3, **c.kw), 'rank', c.column)
+    u = torch.arange(1, c.m.vocab.n_users) if users is None else torch.tensor([c.user_row])
+    df = _whole(recommend(c.o, users, n=3, **c.kw), 'rank', c.column, n=c.n_listed(u, 3))
     both = df.merge(c.seen, on=list(c.m.classes))
     assert not len(both), "what they have rated is recommended"
     return df
@@ -94,9 +108,15 @@ def _measure(c):
     df = evaluate(c.o, c.held, n=3, exclude=c.exclude, unseen='skip', **c.kw)
     return _whole(df, 'ndcg', *['rmse']*c.m.rates)
 
+def _measure_users(c):
+    df = user_metrics(c.o, c.held, n=3, exclude=c.exclude, unseen='skip', **c.kw)
+    some = c.exclude is None or c.n_listed(c.m.vocab.rows(df.index, False), 3)   # on any list
+    return _whole(df if some else df.dropna(axis=1, how='all'), 'relevant', 'ndcg')
+
 def _add_user(c):
     m = add_user(c.m, c.stranger(), new_user(c.o, c.taste, **c.kw))
-    df = _whole(recommend(m, c.stranger(), n=3, exclude='history' if m.history else None), c.column)
+    df = recommend(m, c.stranger(), n=3, exclude='history' if m.history else None)
+    _whole(df, c.column, n=min(3, c.n_rated()-len(c.taste)) if m.history else None)
     if m.history:
         assert not set(df[m.item_name]) & set(c.taste), "what the newcomer rated is recommended"
     return df
@@ -106,7 +126,13 @@ def _add_item(c):
     return _whole(predict(m, pd.DataFrame({m.user_name:[c.user], m.item_name:[c.stranger(True)]})),
                   c.column)
 
-def _newcomer(f, ratings, c): return _whole(f(c.o, ratings, **c.kw).predictions, c.column)
+def _newcomer(f, ratings, c):
+    n = c.m.vocab.size(f is new_user)-1
+    return _whole(f(c.o, ratings, **c.kw).predictions, c.column, n=n)
+
+def _similar(c, id, is_item):
+    df = similar(c.o, id, n=3, is_item=is_item, **c.kw)
+    return _whole(df, n=min(3, c.n_rated(is_item)-1))
 
 def _fold_in(c):
     df = c.pairs.assign(**{c.m.user_name:'x'}).drop_duplicates(c.m.item_name)
@@ -114,7 +140,7 @@ def _fold_in(c):
 
 def _blend(c):
     m = Blend([c.m, Popularity(c.m.history)], [1,0.1])
-    return _whole(recommend(m, c.user, n=3), 'score')
+    return _whole(recommend(m, c.user, n=3), 'score', n=c.n_listed(torch.tensor([c.user_row]), 3))
 
 # %% ../nbs/library/matrix.ipynb #411617e7
 def _file(c, folder):
@@ -153,16 +179,14 @@ VERBS = {   # name → what is tried, on a `Case`
     'recommend, everybody': lambda c: _recommend(c, None),
     'top_rows': lambda c: top_rows(c.m, [c.user_row], n=3)[0].any(),
     'evaluate': _measure,
-    'user_metrics': lambda c: _whole(user_metrics(c.o, c.held, n=3, exclude=c.exclude,
-                                                  unseen='skip',
-                                                     **c.kw),
-                                     'relevant'),
+    'user_metrics': _measure_users,
     'why': lambda c: _whole(why(c.o, c.user, c.new, **c.kw), 'adds'),
-    'similar items': lambda c: _whole(similar(c.o, c.item, n=3, **c.kw)),
-    'similar users': lambda c: _whole(similar(c.o, c.user, n=3, is_item=False, **c.kw)),
-    'rating_counts': lambda c: _whole(rating_counts(c.o, **c.kw), 'ratings'),
-    'bias_table': lambda c: _whole(bias_table(c.o, **c.kw), 'bias'),
-    'top_items': lambda c: _whole(top_items(c.o, n=3, **c.kw), 'ratings'),
+    'similar items': lambda c: _similar(c, c.item, True),
+    'similar users': lambda c: _similar(c, c.user, False),
+    'rating_counts': lambda c: _whole(rating_counts(c.o, **c.kw), 'ratings',
+                                      n=c.m.vocab.n_items-1),
+    'bias_table': lambda c: _whole(bias_table(c.o, **c.kw), 'bias', n=c.n_rated()),
+    'top_items': lambda c: _whole(top_items(c.o, n=3, **c.kw), 'ratings', n=min(3, c.n_rated())),
     'pca_map': lambda c: _whole(pca_map(c.o, n_components=2, **c.kw), 'pc1', 'pc2'),
     'representative': lambda c: representative(c.o, min_ratings=1, **c.kw)
     in c.m.classes[c.m.user_name], 'new_user': lambda c: _newcomer(new_user, c.taste, c),
@@ -170,7 +194,8 @@ VERBS = {   # name → what is tried, on a `Case`
     'new_item': lambda c: _newcomer(new_item, c.fans, c),
     'add_user': _add_user,
     'add_item': _add_item,
-    'next_questions': lambda c: _whole(next_questions(c.o, n=3, **c.kw), 'score'),
+    'next_questions': lambda c: _whole(next_questions(c.o, n=3, **c.kw), 'score',
+                                       n=min(3, c.m.vocab.n_items-1)),
     'learn_prior': lambda c: learn_prior(c.o, **c.kw),
     'fold_in': _fold_in,
     'Blend': _blend,

@@ -14,6 +14,7 @@ from torch import nn
 
 from .core import in_range
 from .errors import RatingRangeError, check_range, check_size, check_std
+from .sizes import check_model
 from .vocab import History, has_rows
 
 # %% ../nbs/02_from_scratch.ipynb #863d3a74
@@ -26,7 +27,8 @@ class FactorModel(Module):
                  y_range:tuple=None): # (low, high) of the predictions, or `None` for any number
         self.n_users,self.n_items = check_size('n_users', n_users),check_size('n_items', n_items)
         self.n_factors,self.y_range = check_size('n_factors', n_factors),check_range(y_range)
-        self.classes = None   # while nobody has told it
+        check_model(self)
+        self.classes = self.scale = None   # while nobody has told it: ids; the scale of ratings
 
 # %% ../nbs/02_from_scratch.ipynb #1fc4de8b
 class DotProduct(FactorModel):
@@ -54,6 +56,7 @@ def from_dls(cls:FactorModel, dls, # `DataLoaders` for collaborative filtering
     res = cls(len(dls.classes[user]), len(dls.classes[item]), n_factors, **kwargs)
     res.classes = {o:dls.classes[o] for o in (user,item)}
     r,ys = res.y_range,History.of(dls).part()[2] if has_rows(dls) else ()
+    if len(ys): res.scale = ys.min().item(),ys.double().mean().item(),ys.max().item()
     if r and len(ys) and not r[0] <= ys.min() <= ys.max() <= r[1]:
         raise RatingRangeError(f"y_range={r} does not span the ratings, which go from {ys.min():g} "
                                f"to {ys.max():g}: give a y_range a little wider than them")

@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from .errors import SettingError
+from .streams import shown
 from .tables import rating_columns
 
 # %% ../nbs/library/plots.ipynb #10aff47f
@@ -28,10 +29,12 @@ def _axes(ax, *size):
     return plt.subplots(figsize=size, layout='constrained')[1] if ax is None else ax
 
 def plain_text(ax): # axes; given back
-    "Titles, labels and the legend of `ax` are texts as they are: a `$` is no formula"
+    "Titles, labels and the legend of `ax` are texts: a `$` is no formula, no sign a command"
     legend = ax.get_legend()
     own = [] if legend is None else [legend.get_title(), *legend.get_texts()]
-    for t in [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts, *own]: t.set_parse_math(False)
+    for t in [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts, *own]:
+        t.set_parse_math(False)
+        t.set_text(shown(t.get_text()))
     return ax
 
 # %% ../nbs/library/plots.ipynb #efbe1077
@@ -110,7 +113,7 @@ def place_labels(ax, # axes, with limits and titles already set
     "Label points so that no two labels overlap, and none hides a labelled point"
     ax.figure.canvas.figure.draw_without_rendering()   # so that sizes are known
     px,room,placed,res = ax.figure.dpi/72,ax.get_window_extent(),[],{}
-    xs,ys,texts = np.asarray(xs, float),np.asarray(ys, float),list(texts)
+    xs,ys,texts = np.asarray(xs, float),np.asarray(ys, float),[shown(o) for o in texts]
     pts = ax.transData.transform(np.column_stack([xs,ys]))
     points = [Bbox.from_bounds(*(p-2.5*px), 5*px, 5*px) for p in pts]
     # small where points are many: these labels come first

@@ -324,21 +324,36 @@ def unsound(self:Posterior, n_users:int, n_items:int)->str: # rows there are; ''
     "What is wrong with samples that came out of a file"
     if not self.samples: return "it has no samples"
     l,own = self.levels,[(torch.bool, (n,)) for n in (n_users,n_items)]
+    if type(self.own) is not bool: return "it does not say whose its cutpoints are"
     if [(o.dtype, tuple(o.shape)) for o in self.is_cold]!=own:
         return "it does not say who has ratings, for each user and item"
-    if l.ndim!=1 or self.k<1 or not (l.diff()>0).all(): return "its levels are not in order"
+    if l.dtype!=torch.float32 or l.ndim!=1 or self.k<1 or not (l.diff()>0).all():
+        return "its levels are not in order"
+    if l.abs().max()>1e36: return "its levels are too far apart"
     if (self.scale is None)!=(self.offset is None): return "its scale has no offset"
-    if self.scale is not None and not (self.scale.shape==self.offset.shape==() and self.scale>0):
-        return "its scale is not one number above 0"
+    if self.scale is not None and (why := _odd_scale(self.offset, self.scale, l)): return why
     want = self._shapes(n_users, n_items)
     for n,st in enumerate(self.samples):
         if why := _odd_sample(st, want): return f"sample {n}: {why}"
     return ''
 
+def _odd_scale(offset, scale, levels):
+    "What is wrong with mean and standard deviation of ratings that have such levels"
+    if any(not isinstance(o, torch.Tensor) or o.shape!=() or o.dtype!=levels.dtype
+           for o in (offset,scale)): return "its scale is not two numbers"
+    lo,hi = levels[0].item(),levels[-1].item()
+    slack = (hi-lo)*1e-3+max(abs(lo), abs(hi))*1e-5
+    ok = 0<scale<=hi-lo+slack and lo-slack<=offset<=hi+slack
+    return '' if ok else "its scale is not that of its levels"
+
 def _odd_sample(st, want):
     if set(st)!=set(want): return f"there are {', '.join(st)}, and should be {', '.join(want)}"
     for k,o in st.items():
         if _shape(o)!=want[k]: return f"{k} has shape {_shape(o)}, and should have {want[k]}"
+        each = o if isinstance(o, list) else [o]
+        if any(x.dtype!=torch.float32 for x in each): return f"{k} is not of 32-bit numbers"
+        # on the hidden scale, where ratings are a few units apart; products have to be finite
+        if any((x.abs()>1e8).any() for x in each): return f"{k} has numbers that are far too large"
         if k in ('var','spread','noise','cut_var') and not _positive(o):
             return f"{k} has numbers that are not above 0"
     if 'cuts' in st and not (st['cuts'].diff(dim=-1)>=0).all(): return "cutpoints are not in order"

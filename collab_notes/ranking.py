@@ -10,7 +10,7 @@ __all__ = ['ranking_adamw', 'Popularity', 'RankDot', 'list_loss', 'list_ndcg', '
 from contextlib import ExitStack
 from copy import copy
 from functools import partial
-from math import inf, isclose, isfinite
+from math import inf, isclose
 from numbers import Real
 
 import torch
@@ -28,11 +28,12 @@ from .callbacks import StopDiverged
 from .core import as_model
 from .data import RatingsDL
 from .errors import (
-    SettingError, UnsupportedError, check_one_of, check_size)
+    SettingError, UnsupportedError, brief, check_one_of, check_seed, check_size)
 from .lists import ndcg_of
 from .models import DotProductBias
 from .newcomers import grown
 from .protocol import Folded, Model
+from .sizes import TRAINED, check_memory
 from .training import FillUnknown, auto_wd, check_dls, factors_and_biases
 from .vocab import History, by_user, items_of
 
@@ -58,7 +59,9 @@ class Popularity(Model):
                                "apart")
 
     def unsound(self):
-        return '' if (self.counts>=0).all() else "its counts are below 0"
+        c = self.counts
+        ok = c.dtype==torch.float32 and ((c>=0) & (c<2**53) & (c==c.round())).all()
+        return '' if ok else "its counts are no counts"
 
 # %% ../nbs/08_ranking.ipynb #3c20da5b
 def _no_prior(m, prior):
@@ -147,7 +150,7 @@ class ListsDL(DataLoader):
 
     def create_batches(self, samps):
         "Users and targets, batch by batch"
-        for at in torch.tensor(list(samps)).split(self.bs):
+        for at in torch.tensor(list(samps), dtype=torch.long).split(self.bs):
             u,y = self.users[at],torch.zeros(len(at), self.n_items)
             y[items_of(*self.chosen, u)] = 1
             y[items_of(*self.out, u)] = -1
@@ -198,8 +201,10 @@ def _rank_loss(name): # lists are measured by the full softmax, whatever the tra
 # %% ../nbs/08_ranking.ipynb #0d5a548d
 def _loaders(dls, loss, bs):
     "Ratings or lists to train on, lists to measure"
-    seen,held = (torch.stack(History.of(dls).part(o)[:2], 1) for o in (False,True))
-    to = dict(device=dls.device)
+    h,to,bs = History.of(dls),dict(device=dls.device),check_size('bs', bs)
+    seen,held = (torch.stack(h.part(o)[:2], 1) for o in (False,True))
+    if loss=='softmax':
+        check_memory(f'bs={bs}', TRAINED*min(bs, h.vocab.n_users)*h.vocab.n_items)
     if loss=='softmax': train_dl = ListsDL(dls.train_ds, seen, bs=bs, shuffle=True, **to)
     else: train_dl = dls.train.new(bs=bs)
     return type(dls)(train_dl, ListsDL(dls.valid_ds, held, seen, bs=512, **to), path=dls.path, **to)
@@ -221,8 +226,10 @@ def ranking_learner(dls, # `RatingsDataLoaders`
         raise SettingError(f"n_neg={n_neg}: the full softmax draws no items")
     if model is None: model = RankDot.from_dls(dls, n_factors)
     if loss!='softmax':
-        n_items = len(dls.classes[list(dls.classes)[1]])
-        cbs = L(cbs)+DrawItems(check_size('n_neg', ifnone(n_neg, d['n_neg'])), n_items)
+        n_items,n_neg = len(dls.classes[list(dls.classes)[1]]),ifnone(n_neg, d['n_neg'])
+        n_rows = min(check_size('bs', ifnone(bs, d['bs'])), len(dls.train_ds))
+        check_memory(f'n_neg={brief(n_neg)}', TRAINED*n_rows*check_size('n_neg', n_neg))
+        cbs = L(cbs)+DrawItems(n_neg, n_items)
     return Learner(_loaders(dls, loss, ifnone(bs, d['bs'])), model, loss_func=_rank_loss(loss),
                    opt_func=ranking_adamw, splitter=factors_and_biases, metrics=metrics,
                    cbs=L(cbs)+[FillUnknown(),StopDiverged()],
@@ -240,6 +247,7 @@ def fit_ranking(dls, # `RatingsDataLoaders`
                 **kwargs)->Learner: # trained; its scores are for ranking, no stars
     "Train factors for lists: one cycle, with the settings of notebook 08"
     n_epoch = check_size('n_epoch', ifnone(n_epoch, ranking_recipe(loss)['n_epoch']))
+    seed = check_seed(seed)
     with ExitStack() as stack:
         if seed is not None: stack.enter_context(no_random(seed, reproducible=False))
         learn = ranking_learner(dls, loss, **kwargs)
@@ -264,15 +272,12 @@ class EASE(Model):
     schema = dict(weights=('items','items'))
     def __init__(self, data, # `DataLoaders` (training rows), a ratings table, or a `History`
                  reg:float=400., # λ
-                 max_gb:float=8., # refuse tables that would take more memory: 20 bytes × items²
                  user_name=None, item_name=None): # a table's columns; recognised if not given
         if not isinstance(reg, Real) or not 0<reg<inf:
-            raise SettingError(f"reg={reg!r}: it must be above 0")
+            raise SettingError(f"reg={brief(reg)}: it must be above 0")
         super().__init__(data, user_name, item_name)
         self.reg,n = float(reg),self.vocab.n_items
-        if 20*n*n > max_gb*1e9:
-            raise SettingError(f"{n-1:,} items would take {20*n*n/1e9:.0f} GB; leave out rare "
-                               "items, use fit_ranking, or give max_gb if you have that much")
+        check_memory(f'EASE of {n-1:,} items', 20*n*n, "Leave out rare items, or use fit_ranking")
         p = torch.linalg.inv(_gram(self.history, self.reg))
         # (n_items, n_items): row j, column i: what having chosen j adds to i
         self.weights = p.div_(-p.diagonal().clone()).fill_diagonal_(0).float().contiguous()
@@ -324,7 +329,10 @@ def vectors(self:EASE, is_item:bool=True, most:int=500): # of items, or of users
 def unsound(self:EASE):
     "What is wrong with a file's numbers"
     if not isinstance(self.reg, float) or not 0<self.reg<inf: return f"its reg is {self.reg!r}"
-    return '' if (self.weights.diagonal()==0).all() else "an item adds to its own score"
+    w = self.weights
+    if w.dtype!=torch.float32: return f"its weights are of {w.dtype}"
+    if w.abs().max()*len(w)>1e30: return "its weights are so large that sums would not be finite"
+    return '' if (w.diagonal()==0).all() else "an item adds to its own score"
 
 @patch
 def fold(self:EASE, rows, # of what a newcomer chose (m,), or of who chose a new item
@@ -347,7 +355,7 @@ def with_row(self:EASE, id, folded, # from `fold`
              rows, ratings=None, is_item:bool=False): # as given to `fold`
     "The same weights for one user more; with an item more, the weights that go with its choices"
     vocab,history = grown(self, id, rows, ratings, is_item)
-    if is_item: return EASE(history, self.reg, max_gb=inf)
+    if is_item: return EASE(history, self.reg)
     return EASE.from_state(self.state(), vocab, history)
 
 # %% ../nbs/08_ranking.ipynb #51749cfb
@@ -372,7 +380,8 @@ class Blend(Model):
     def unsound(self):
         "What is wrong with parts and weights"
         n,w = len(self.parts),self.weights
-        if n and n==len(w) and all(isinstance(o, float) and isfinite(o) for o in w): return ''
+        # beyond 1e30 a sum would not be finite
+        if n and n==len(w) and all(isinstance(o, float) and abs(o)<1e30 for o in w): return ''
         return f"A finite weight for each model: there are {n} models and weights {w}"
 
     @property

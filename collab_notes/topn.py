@@ -11,6 +11,7 @@ import torch
 from .core import as_model
 from .errors import DivergedError, check_size
 from .protocol import Model
+from .sizes import check_memory
 from .vocab import by_user, items_of
 
 # %% ../nbs/library/topn.ipynb #37773b84
@@ -27,9 +28,10 @@ def _candidates(x, n): # numbers (k, m)
 
 # %% ../nbs/library/topn.ipynb #62b70000
 def stable_topk(x, # numbers (k, m)
-                n:int, # how many, m at most
+                n:int, # how many; m, if there are no more
                )->tuple: # values (k, n), columns (k, n)
     "`x.topk(n)` along rows; equal numbers come in the order of their columns (-inf excepted)"
+    n = min(check_size('n', n), x.shape[1])
     cols,rest = _candidates(x, n)
     v,i = x.gather(1, cols).topk(min(n+1, cols.shape[1]), dim=1)
     i = cols.gather(1, i)
@@ -76,11 +78,13 @@ def top_rows(o, # what `as_model` takes
              allowed=None, # rows of the items to choose from (default: all but `#na#`)
              # users at a time (default: about 2 million scores, and 96 users or more)
              block:int=None,
-             # rows of items (k, n), 0 where there are no more; scores, `shown` (k, n), NaN there
+             # rows of items (k, n), 0 where there are no more; scores, `shown` (k, n), NaN there;
+             # no wider than there are items
             )->tuple:
     "For each of `users` the `n` items with the highest score, best first; equal ones by their rows"
     m,n = as_model(o),check_size('n', n)
     n_users,n_items = m.vocab.n_users,m.vocab.n_items
+    n = min(n, max(n_items-1, 1))
     users = torch.arange(1, n_users) if users is None else torch.as_tensor(users).long().reshape(-1)
     rows = torch.arange(1, n_items) if allowed is None else torch.as_tensor(allowed).long().unique()
     # the column of each item's row
@@ -88,6 +92,8 @@ def top_rows(o, # what `as_model` takes
     seen = by_user(torch.zeros(0, 2) if exclude is None else exclude, n_users, where)
     items = torch.zeros(len(users), n, dtype=torch.long)
     scores,k = torch.full((len(users), n), torch.nan),min(n, len(rows))
-    block = block or max(96, 2**21//n_items)
+    if block is None: block = max(96, 2**21//n_items)
+    block = min(check_size('block', block), max(len(users), 1))
+    check_memory(f'block={block}', 4*block*len(rows))
     if k: items[:,:k],scores[:,:k] = _best(m, rows, users, seen, k, block)
     return items,scores

@@ -29,8 +29,10 @@ from .callbacks import StandardScale, StopDiverged
 from .checkpoint import KeepBest, fit_in_folder
 from .core import filled, in_range
 from .data import RatingsDL
-from .errors import CollabError, SettingError, check_size, check_std
+from .errors import CollabError, SettingError, check_seed, check_size, check_std
 from .models import DotProductBias, FactorModel
+from .shrink import ShrinkBiases, warn_if_means_win
+from .sizes import check_model
 from .vocab import History
 
 # %% ../nbs/03_weight_decay.ipynb #0f54f58a
@@ -118,26 +120,32 @@ def _tables(net, is_item, n):
     return list({id(o):o for o in ts if isinstance(o, torch.nn.Parameter) and len(o)==n}.values())
 
 def _fill(net, counts, is_item):
-    for t in _tables(net, is_item, len(counts)): t.copy_(filled(t, counts, is_item))
+    only_na = is_item and not getattr(net, 'rates', True)   # what is unchosen is little chosen
+    for t in _tables(net, is_item, len(counts)): t.copy_(filled(t, counts, only_na))
     facts,rated = getattr(net, 'item_x' if is_item else 'user_x', None),counts>0
     if isinstance(facts, torch.Tensor) and len(facts)==len(counts) and rated.any():
         facts[0] = facts[rated.to(facts.device)].mean(0)   # of nobody else, since theirs are known
 
 class FillUnknown(Callback):
-    "In training, give `#na#`, and users without ratings, the mean row of others (for validation)"
+    "In training, give `#na#`, and rows without ratings, the mean row of others (for validation)"
+    order = ShrinkBiases.order+0.2   # when there are biases to take the mean of
     counts = None   # in training: ratings of each row, of users and of items
-    def before_train(self):
-        if self.counts is not None: return
+    def before_fit(self): self.counts = None
+    def before_resume(self):
+        if self.counts is not None or hasattr(self, 'lr_finder'): return
         known = History.of(self.dls)
         self.counts = {o:known.counts(o) for o in (False,True)}
+    def before_train(self): self.before_resume()
     def before_validate(self):
         with torch.no_grad():
             for is_item,n in (self.counts or {}).items(): _fill(get_model(self.model), n, is_item)
-    def after_fit(self): self.counts = None
+    def after_fit(self):
+        self.before_validate()
+        self.counts = None
 
 def every_training()->list: # of callbacks
     "What each training of ratings here does, see `callbacks`"
-    return [FillUnknown(),StandardScale(),StopDiverged()]
+    return [ShrinkBiases(),FillUnknown(),StandardScale(),StopDiverged()]
 
 # %% ../nbs/03_weight_decay.ipynb #28244324
 def check_dls(dls): # `DataLoaders`
@@ -152,7 +160,7 @@ def rebatch(dls, # `RatingsDataLoaders`
            ): # `RatingsDataLoaders`
     "`dls` over the same rows, with training batches of `bs` and large validation batches"
     check_dls(dls)
-    if bs is None: bs = even_batch(len(dls.train_ds))
+    bs = even_batch(len(dls.train_ds)) if bs is None else check_size('bs', bs)
     if dls.train.drop_last and bs>len(dls.train_ds):
         raise SettingError(f"bs={bs} with drop_last leaves no batch of {len(dls.train_ds)} "
                            "training rows: give a smaller bs")
@@ -186,7 +194,7 @@ def ratings_learner(dls, # `RatingsDataLoaders`
         raise SettingError(f"n_models={n_models}: only the default model can be so many; with a "
                            "model of your own, leave it out")
     if model is None:
-        y_range = y_range or auto_range(dls)
+        if y_range is None: y_range = auto_range(dls)
         model = _default_model(dls, n_models, n_factors, y_range=y_range, std=std)
     many = getattr(model, 'n_models', 1)>1
     wd = ifnone(wd, auto_wd(dls)*(0.7 if many else 1))
@@ -195,9 +203,14 @@ def ratings_learner(dls, # `RatingsDataLoaders`
                    cbs=L(cbs)+every_training()+([EachModel()] if many else []), **kwargs)
 
 # %% ../nbs/03_weight_decay.ipynb #8b01d5d8
-def _options(n_epoch, patience, restore_best, checkpoint, cbs):
+def _options(dls, n_epoch, patience, restore_best, checkpoint, cbs):
     "The callbacks that options of `fit` stand for, with those that were given"
     check_size('n_epoch', n_epoch)
+    if patience is not None: check_size('patience', patience)
+    if (patience or restore_best) and not len(dls.valid_ds):
+        name = f'patience={patience}' if patience else 'restore_best=True'
+        raise SettingError(f"{name}: which epoch is the best is seen on validation rows, and there "
+                           "are none here")
     if checkpoint is not None and cbs:
         raise SettingError("cbs with checkpoint: what your callbacks remember is not in the file, "
                            "so they can't go on. Leave out one of the two")
@@ -219,7 +232,7 @@ def fit(dls, # `RatingsDataLoaders`
         # `classes`, `y_range`
         **kwargs)->Learner:
     "Train by the recipe of notebook 03: one cycle, large batches, strong decay of factors"
-    cbs = _options(n_epoch, patience, restore_best, checkpoint, cbs)
+    cbs,seed = _options(dls, n_epoch, patience, restore_best, checkpoint, cbs),check_seed(seed)
     asked = dict(n_epoch=n_epoch, seed=seed, patience=patience, restore_best=restore_best)
     with ExitStack() as stack:
         if seed is not None: stack.enter_context(no_random(seed, reproducible=False))
@@ -230,6 +243,7 @@ def fit(dls, # `RatingsDataLoaders`
         if checkpoint is None: learn.fit_one_cycle(n_epoch, learn.lr)
         else: fit_in_folder(learn, Path(checkpoint), asked)
     learn.remove_cbs(cbs)
+    warn_if_means_win(learn)
     return learn
 
 # %% ../nbs/03_weight_decay.ipynb #832a1771
@@ -243,6 +257,7 @@ class DotProductBiasEnsemble(FactorModel):
                  n_models:int=8): # how many
         super().__init__(n_users, n_items, n_factors, y_range)
         m = self.n_models = check_size('n_models', n_models)
+        check_model(self)
         self.user_emb = Embedding(n_users, m*n_factors, check_std(std))
         self.item_emb = Embedding(n_items, m*n_factors, std)
         self.user_bias_emb,self.item_bias_emb = Embedding(n_users, m),Embedding(n_items, m)

@@ -6,7 +6,7 @@
 __all__ = ['NA', 'UNSEEN', 'role', 'as_list', 'plain', 'Vocab', 'by_user', 'items_of', 'History', 'rating_column', 'has_rows']
 
 # %% ../nbs/library/vocab.ipynb #3152f8ad
-import difflib
+import difflib, re
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from .errors import (
     EmptyRatingsError, KnownIdError, MissingColumnError, MixedIdsError, NotAModelError, NullIdError,
     SettingError, ShapeError, UnseenIdError,
-    check_one_of, rows_have, some_rows)
+    check_one_of, check_size, rows_have, some_rows)
+from .sizes import check_memory
 from .tables import check_ratings, check_values, id_columns, rating_columns
 
 # %% ../nbs/library/vocab.ipynb #17943f7b
@@ -62,6 +63,10 @@ class Vocab:
         return f'Vocab({self.user_name}: {n:,}, {self.item_name}: {m:,})'
 
 # %% ../nbs/library/vocab.ipynb #0b575bf2
+def _bare(text):
+    "A text as people may remember it: in small letters, numbers without zeros in front"
+    return re.sub(r'(?<!\d)0+(?=\d)', '', text.lower())
+
 @patch
 def ids(self:Vocab, rows, # row numbers (n,)
         is_item:bool=True, # of items, or of users?
@@ -89,11 +94,12 @@ def near(self:Vocab, id, # an id that is not known
          n:int=3, # how many, at most
         )->list: # ids, the likeliest first
     "Known ids that are written much like `id`"
-    known = self._ids(is_item)[1:]
+    known,n = self._ids(is_item)[1:],check_size('n', n)
     texts,t = [str(o) for o in known],str(id)
     low = t.lower()
     part = [o for o in texts if min(len(t), len(o))>2 and (low in o.lower() or o.lower() in low)]
-    same = [o for o in texts if o==t]
+    bare = _bare(t)
+    same = [o for o in texts if o==t] + [o for o in texts if _bare(o)==bare]
     close = difflib.get_close_matches(t, texts, n=n, cutoff=0.6)
     names = list(dict.fromkeys(same + part[:n] + close))[:n]
     return [known[texts.index(o)] for o in names]
@@ -282,6 +288,8 @@ def chosen(self:History, users, # rows of users (k,)
     "What users have chosen, as 0 and 1"
     if self._laid is None:
         self._laid = by_user(torch.stack(self.part()[:2], 1), self.vocab.n_users)
+    check_memory(f'what {len(users):,} users have chosen', 4*len(users)*self.vocab.n_items,
+                 'Ask about fewer at a time')
     x = torch.zeros(len(users), self.vocab.n_items)
     x[items_of(*self._laid, users)] = 1
     return x

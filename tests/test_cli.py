@@ -8,8 +8,9 @@ import pytest
 
 from collab_notes import __version__
 from collab_notes.cli import COMMANDS, EXAMPLES, _parse, main
-from collab_notes.console import progress, typed_ids
+from collab_notes.console import typed_ids
 from collab_notes.files import load, save
+from collab_notes.streams import progress
 from collab_notes.vocab import Vocab
 from conftest import drawn_not_rendered, LIMIT, ratings_of
 
@@ -369,7 +370,7 @@ def test_a_reader_that_has_enough(tmp_path, args):
     w = full_pipe()
     try: r = installed(*args, cwd=tmp_path, stdout=w)
     finally: os.close(w)
-    assert r.err=='' and r.code in ((141,) if args==['--help'] else (0,141))   # argparse takes it quietly where nothing is buffered
+    assert r.err=='' and r.code==0   # a closed pipe ends the telling, not the work
 
 @pytest.mark.skipif(os.name=='nt', reason='pipes of Unix')
 def test_a_reader_that_has_enough_of_a_table(model, capsys, monkeypatch):

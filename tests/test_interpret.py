@@ -94,7 +94,7 @@ def test_pca(model):
     assert len(m) == 20 and np.isclose(sum(m.attrs['share']), 1) and np.allclose(m[['pc1', 'pc2']].mean(), 0, atol=1e-6)
     assert np.allclose(pca_map(model, items=m['item'].tolist()[::-1]).pc1[::-1], m.pc1)
     assert list(pca_map(model, is_item=False))[:2] == ['user', 'pc1']
-    for kw,match in ((dict(n_components=5), 'at most'), (dict(n_components=0), 'n_components=0'), (dict(n=5), 'give history='), (dict(items=[]), 'at most'), (dict(n=3, items=['film a (1)']), 'not both')):
+    for kw,match in ((dict(n_components=5), 'at most'), (dict(n_components=0), 'n_components=0'), (dict(n=5), 'give history='), (dict(items=['film a (1)']), 'at most'), (dict(n=3, items=['film a (1)']), 'not both')):
         with pytest.raises(SettingError, match=match): pca_map(model, **kw)
     for items in (['film z'], ['film a (1)', '#na#']):
         with pytest.raises(UnseenIdError): pca_map(model, items=items)

@@ -61,3 +61,40 @@ def test_works_or_refuses_for_a_true_reason(everything, kind, verb):
     if kind.removesuffix(', saved') not in objects: assert why == ''
     else: assert why.startswith(reason.format(type(case.m).__name__) if reason else ''), why
     if kind.startswith('Popularity') and why and 'biases' not in why: assert SAME_FOR_ALL in why
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_somebody_who_rates_a_thing_twice(everything, kind):
+    "The policies of tables: an error that names them, or what they say"
+    import numpy as np
+    from collab_notes.coldstart import new_user
+    from collab_notes.errors import DuplicateRatingsError
+    c = everything[kind]
+    a,b = c.m.classes[c.m.item_name][1:3]
+    given = [(a,5.), (b,2.), (a,1.)]
+    with pytest.raises(DuplicateRatingsError, match="rated more than once; choose with duplicates='keep', 'first'"): new_user(c.o, given, **c.kw)
+    says = lambda ratings, **kw: new_user(c.o, ratings, **c.kw, **kw).predictions.iloc[:,1].to_numpy()
+    for how,y in dict(first=5., last=1., mean=3.).items():
+        np.testing.assert_allclose(says(given, duplicates=how), says({a:y, b:2.} if how!='last' else {b:2., a:y}), rtol=1e-4, atol=1e-6)
+    assert np.isfinite(says(given, duplicates='keep')).all()
+
+@pytest.mark.parametrize('kind', ['fit', 'EASE', 'BayesianPMF', 'nn_learner', "somebody's object"])
+def test_messages_show_ids_as_python_does(everything, kind):
+    "5, not np.int64(5)"
+    import re
+    import numpy as np
+    import pandas as pd
+    from collab_notes.coldstart import new_item, new_user
+    from collab_notes.core import predict, predict_one
+    from collab_notes.errors import CollabError
+    from collab_notes.explain import why
+    from collab_notes.interpret import similar
+    from collab_notes.lists import evaluate, recommend
+    from collab_notes.newcomers import add_user
+    c = everything[kind]
+    item,user,u = c.m.classes[c.m.item_name][1],c.m.user_name,np.int64(9999)
+    table = pd.DataFrame({user:[9999], c.m.item_name:[item], 'rating':[3.]})
+    for f in (lambda: predict(c.o, table, unseen='error'), lambda: predict_one(c.o, u, item, unseen='error'), lambda: recommend(c.o, [u], **c.kw), lambda: recommend(c.o, u, **c.kw), lambda: why(c.o, u, item, **c.kw), lambda: similar(c.o, u, is_item=False, **c.kw),
+              lambda: evaluate(c.o, table, **c.kw), lambda: new_item(c.o, {u:3.}, **c.kw), lambda: new_item(c.o, [(u-1,3.)]*2, **c.kw), lambda: new_user(c.o, {item:np.float64('nan')}, **c.kw),
+              lambda: new_user(c.o, {np.str_('zz'):3.}, **c.kw), lambda: add_user(c.m, np.int64(c.m.classes[user][1]), new_user(c.o, {item:3.}, **c.kw))):
+        with pytest.raises(CollabError) as e: f()
+        assert not re.search(r'np\.(int|float|str)', str(e.value)), e.value

@@ -56,7 +56,7 @@ def test_ease_by_loops(train, dls):
         assert torch.allclose(torch.linalg.solve(a, x[:,rest].T@x[:,i]), o.weights[rest,i].double(), atol=1e-5)
     same = EASE(train, reg=7.)
     assert recommend(same, exclude=dls)['item'].tolist() == recommend(o)['item'].tolist()
-    for bad in (dict(reg=-1), dict(reg=float('nan')), dict(max_gb=1e-6)):
+    for bad in (dict(reg=-1), dict(reg=float('nan')), dict(reg='x')):
         with pytest.raises(SettingError): EASE(dls, **bad)
     with pytest.raises(EmptyRatingsError): EASE(train[:0])
 
