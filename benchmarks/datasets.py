@@ -335,6 +335,7 @@ def worse(m, a, b, margin=MARGIN):
 def targets(df):
     m,cold = mean_of(df, 'rmse'),mean_of(df, 'rmse_cold')
     peers,yard = [o for o in PEERS if o in m],'damped means'
+    if yard not in m: return
     def told(claim, bad): return verdict(claim, not bad, '; '.join(bad) or f'on none of {len(m)} sets')
     for k in (o for o in OURS if o in m): yield told(f'`{k}` is nowhere worse than damped means', worse(m, k, yard))
     for k in (o for o in OURS if o in cold): yield told(f'nor on rows of users or items without training ratings (`{k}`)', worse(cold, k, yard))
