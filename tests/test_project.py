@@ -18,8 +18,8 @@ chapters = [o for o in notebooks if o.name != 'index.ipynb']
 modules = sorted(o for o in (root/'collab_notes').glob('*.py') if o.name not in ('__init__.py','_modidx.py'))
 expected = ('index answers 00_data 01_latent_factors 02_from_scratch 03_weight_decay 04_interpretation 05_bootstrap 06_deep '
             '07_lists 08_ranking 09_bayes 10_feedback 11_reasons '
-            'callbacks checkpoint cli console core errors files kept matrix movielens newcomers plots posterior protocol rowfit sampler side sizes start '
-            'streams surface tables topn vocab').split()
+            'callbacks checkpoint cli console core errors files kept matrix movielens newcomers plots posterior protocol rowfit sampler shares shrink quick side sizes start '
+            'streams surface tables topn unrated vocab').split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)
 _cfg.read(root/'settings.ini', encoding='utf-8')
