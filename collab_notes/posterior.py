@@ -313,7 +313,8 @@ def state(self:Posterior)->dict: # name → tensor, list of tensors, dict or pla
     number = {k:o if o is None else o.cpu() for k in ('offset','scale') for o in [getattr(self, k)]}
     return dict(users=more.pop('users'), items=more.pop('items'), more=more, own=self.own,
                 is_cold=[o.cpu() for o in self.is_cold], levels=self.levels.cpu(), **number,
-                means=[o.cpu() for o in self.unrated.means], trust=self.unrated.trust)
+                means=[o.cpu() for o in self.unrated.means], trust=self.unrated.trust,
+                told=self.unrated.told)
 
 def _unstacked(o, n): return [x[n].clone() for x in o] if isinstance(o, list) else o[n].clone()
 
@@ -322,7 +323,7 @@ def from_state(cls:Posterior, state): # from `state`; a `Posterior`
     "The posterior that `state` was taken of, on the CPU"
     both = {'users':state['users'], 'items':state['items'], **state['more']}
     samples = [{k:_unstacked(o, n) for k,o in both.items()} for n in range(len(state['users']))]
-    unrated = Unrated(*(state[k] for k in ('is_cold','means','trust')))
+    unrated = Unrated(*(state[k] for k in ('is_cold','means','trust','told')))
     return cls(samples, unrated, *(state[k] for k in ('levels','own','offset','scale')))
 
 # %% ../nbs/library/posterior.ipynb #82559b72
@@ -353,6 +354,7 @@ def unsound(self:Posterior, n_users:int, n_items:int)->str: # rows there are; ''
     if l.abs().max()>1e36: return "its levels are too far apart"
     if (self.scale is None)!=(self.offset is None): return "its scale has no offset"
     if self.scale is not None and (why := _odd_scale(self.offset, self.scale, l)): return why
+    if why := self.unrated.unsound(l, self.scale is not None): return why
     want = self._shapes(n_users, n_items)
     for n,st in enumerate(self.samples):
         if why := _odd_sample(st, want): return f"sample {n}: {why}"

@@ -329,7 +329,7 @@ class Gibbs:
         xs = [[centred(x, k) for x in a] for a,k in zip(xs, counts)]
         if implicit:
             who = chosen_columns(*rows[:2], n, rank, rnd)
-            self.shares = [Shares(o, k) for o,k in zip(who, counts[::-1])]
+            self.shares = [Shares(*o) for o in zip(who, counts[::-1], self.told)]
             for a,o,k in zip(xs, who, counts): a.append(centred(o.x, k)*(k>0)[:,None])
         free = torch.ones(n_factors+1, device=dev)
         if likelihood is Ordinal: free[-1] = 0   # cutpoints hold the height of the scale

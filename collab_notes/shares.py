@@ -63,11 +63,13 @@ def rarity(count, # ratings of each row (n,)
 class Shares:
     "What a side's rows become as the pair that is asked about joins their columns"
     def __init__(self, chosen, # a `Chosen`
-                 other_count): # ratings of each row of the other side (n_other,)
+                 other_count, # ratings of each row of the other side (n_other,)
+                 told:bool=False): # is there a table of facts about the rows?
         x,other,n = chosen
         rated,s = (n>0)[:,None],rarity(n)
         mean = (x*rated).sum(0)/rated.sum()
-        self.own = torch.where(rated, ((n/(n+1)).sqrt()-1)[:,None]*x, -s**2*mean)
+        new = (x*n[:,None]).sum(0)/n.sum() if told else mean
+        self.own = torch.where(rated, ((n/(n+1)).sqrt()-1)[:,None]*x, (1-s**2)*new-mean)
         # what each of the other side adds is taken times this
         self.per = torch.where(n>0, (n+1).rsqrt(), s)
         typical = (other*other_count[:,None]).sum(0)/other_count.sum()

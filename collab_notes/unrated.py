@@ -7,6 +7,7 @@ __all__ = ['shrunk_shares', 'shrunk_means', 'Unrated']
 
 # %% ../nbs/library/unrated.ipynb #9f373004
 import torch
+from fastcore.basics import patch
 
 from .shares import rarity
 
@@ -33,9 +34,10 @@ class Unrated:
     "How much of an answer about rows without ratings is the model's, and what the rest is"
     def __init__(self, is_cold, # two bool tensors: users (n_users,), items (n_items,)
                  means, # of users and of items: (n, levels) shares of levels, or (n, 1) means
-                 trust): # the model's part where a user, or an item, has no ratings
+                 trust, # the model's part where a user, or an item, has no ratings
+                 told:bool=False): # is there a table of facts about users, or about items?
         self.is_cold,self.means,self.trust = list(is_cold),list(means),[float(o) for o in trust]
-        self.some = any(o<1 for o in self.trust)
+        self.told = told
 
     @classmethod
     def of(cls, rows, # of users and of items, one for each rating: two (N,)
@@ -46,19 +48,35 @@ class Unrated:
         count = [torch.bincount(o, minlength=m) for o,m in zip(rows, n)]
         mean = lambda o, m: shrunk_means(o, y, m) if k is None else shrunk_shares(o, y, m, k)
         return cls([o==0 for o in count], [mean(o, m) for o,m in zip(rows, n)],
-                   [1. if t else rarity(o) for t,o in zip(told, count)])
+                   [rarity(o)**2*(1-t/2)+t/2 for t,o in zip(told, count)], any(told))
 
     def parts(self, u, i): # rows of shapes that broadcast
         "The model's part; is the rest the item's mean (else the user's)?"
         a,b = self.is_cold[0][u],self.is_cold[1][i]
         s,t = self.trust
-        both = s*t if max(self.trust)==1 else 0.
+        both = max(s, t) if self.told else 0.
         one = torch.where(a, s, torch.where(b, t, 1.))
         return torch.where(a&b, both, one),a
 
     def mixed(self, x, u, i, # what the model says (…, *shape); rows, of shapes that broadcast
               means): # of users (n_users,), of items (n_items,); or (n, levels) if `x` has levels
         "The same with the other side's means in their part"
-        if not self.some or not (self.is_cold[0][u].any() or self.is_cold[1][i].any()): return x
+        if not (self.is_cold[0][u].any() or self.is_cold[1][i].any()): return x
         w,a = (o[...,None] if means[0].ndim==2 else o for o in self.parts(u, i))
         return w*x + (1-w)*torch.where(a, means[1][i], means[0][u])
+
+# %% ../nbs/library/unrated.ipynb #f378edca
+@patch
+def unsound(self:Unrated, levels, # of ratings, ascending (k,)
+            number:bool, # are ratings numbers, rather than grades?
+           )->str: # '' if all is well
+    "What is wrong with what came out of a file"
+    if type(self.told) is not bool or len(self.trust)!=2 or not all(0<=o<=1 for o in self.trust):
+        return "it does not say how far to trust what it says of rows without ratings"
+    want = [(torch.float32, (len(o),1 if number else len(levels))) for o in self.is_cold]
+    if [(getattr(o, 'dtype', None), tuple(getattr(o, 'shape', ()))) for o in self.means]!=want:
+        return "it has no means for each user and item"
+    low,high = (-1e8,1e8) if number else (0,1+1e-4)   # on the hidden scale; or shares
+    if not all(((o>=low) & (o<=high)).all() for o in self.means): return "its means are odd"
+    ok = number or all(((o.sum(1)-1).abs()<1e-3).all() for o in self.means)
+    return '' if ok else "its shares of levels do not add up to 1"
