@@ -19,14 +19,13 @@ from fastcore.meta import delegates
 from .core import LayeredNet, Surface, as_model
 from .data import new_seed
 from .errors import (
-    SettingError, SideTableError, UnseenIdError, UnsupportedError,
-    brief, check_one_of, check_seed, check_size)
+    SettingError, SideTableError, UnseenIdError, UnsupportedError, brief, check_one_of, check_size)
 from .newcomers import (
     Newcomer, SLACK, fold_layers, fold_mixture, given_ratings, given_rows,
     has_factors, item_stats, kept, known_ratings, rest_of, scale_of)
 from .protocol import Folded, Model
-from .rowfit import (
-    choice_row, facts_net, facts_ridge, gauss_newton, padded, rate_of, root_of)
+from .rowfit import (choice_row, facts_net, facts_ridge, gauss_newton, padded, rate_of,
+                                 root_of)
 from .side import SideTable, side_rows
 from .sizes import check_layers, rows_with
 from .tables import rating_columns
@@ -65,10 +64,8 @@ def representative(o, # what `as_model` takes
     "The medoid: the one whose scores of everything are, on the whole, nearest to the others'"
     m = as_model(o, history)
     if min_ratings is None and m.history is not None: min_ratings = 20
-    rows = rows_with(m, is_item, min_ratings)
-    if not len(rows):
-        raise SettingError(f"min_ratings={brief(min_ratings)}: nobody has so many ratings; give a "
-                           "lower min_ratings")
+    if not len(rows := rows_with(m, is_item, min_ratings)):
+        raise SettingError(f"min_ratings={brief(min_ratings)}: nobody has so many; give fewer")
     x = _profiles(m, rows, is_item)
     far = torch.cat([torch.cdist(o, x).sum(1) for o in x.split(1024)])
     return m.classes[m.vocab.name(is_item)][rows[far.argmin()]]
@@ -130,9 +127,8 @@ def learn_prior(o, # what `as_model` takes, made of factors and biases
     s,rounds = as_model(o, history).as_surface(),check_size('rounds', rounds, 0)
     rows = rows_with(s, is_item, min_ratings)
     if len(rows)<2:
-        raise SettingError(f"Of {role(is_item)}s with {brief(min_ratings or 1)} ratings or "
-                           f"more there are "
-                           f"{len(rows)}: how they differ can't be learned from that")
+        raise SettingError(f"Of {role(is_item)}s with {brief(min_ratings or 1)} ratings or more "
+                           f"there are {len(rows)}: how they differ can't be learned from that")
     known = known_ratings(s, is_item, min_ratings)
     x,scale = _coords(s, is_item)[rows],s.y_range if s.rates else None
     prior = Prior(x.mean(0), x.T.cov(), noise or 1., is_item, scale, rows, x)
@@ -197,16 +193,16 @@ def fit_metadata(o, # what `as_model` takes, made of factors and biases
                 )->MetadataModel:
     "Learn to tell vector and bias from facts; raises `SideTableError`, `UnseenIdError`"
     check_one_of('kind', kind, ('tabular','ridge'))
-    for name,n in dict(n_epoch=n_epoch, bs=bs, n_nets=n_nets).items(): check_size(name, n)
-    m,seed,layers = as_model(o, history),check_seed(seed),check_layers(layers, 1)
+    for k,v in dict(n_epoch=n_epoch, bs=bs, n_nets=n_nets).items(): check_size(k, v)
+    m,seed,layers = as_model(o, history),new_seed(seed),check_layers(layers, 1)
     prior = prior or learn_prior(m, is_item=is_item)
     side,facts,y = _to_learn_from(m, table, prior)
     xs,mean,sd = side.codes(facts),y.mean(0),y.std(0).clamp(min=1e-12)
     y = ((y-mean)/sd).float()
     if kind=='ridge':
         return MetadataModel(prior, side, facts_ridge(side.sizes, xs, y, alpha), mean, sd, kind)
-    nets = [facts_net(side.sizes, xs, y, layers, n_epoch, lr, wd, ps, bs,
-                      None if seed is None else (seed+k)%2**32) for k in range(n_nets)]
+    nets = [facts_net(side.sizes, xs, y, layers, n_epoch, lr, wd, ps, bs, (seed+k)%2**32)
+            for k in range(n_nets)]
     func = lambda *xs: torch.stack([net(*xs) for net in nets]).mean(0)
     return MetadataModel(prior, side, func, mean, sd, kind)
 
