@@ -20,9 +20,8 @@ from .core import LayeredNet, Surface, as_model
 from .data import new_seed
 from .errors import (
     SettingError, SideTableError, UnseenIdError, UnsupportedError, brief, check_one_of, check_size)
-from .newcomers import (
-    Newcomer, SLACK, fold_layers, fold_mixture, given_ratings, given_rows,
-    has_factors, item_stats, kept, known_ratings, rest_of, scale_of)
+from .newcomers import (Newcomer, SLACK, fold_layers, fold_mixture, given_ratings,
+    given_rows, has_factors, item_stats, kept, known_ratings, rest_of, scale_of)
 from .protocol import Folded, Model
 from .rowfit import (choice_row, facts_net, facts_ridge, gauss_newton, padded, rate_of,
                                  root_of)
