@@ -18,9 +18,8 @@ from fastcore.meta import delegates
 
 from .core import LayeredNet, Surface, as_model
 from .data import new_seed
-from collab_notes.errors import (
-    SettingError, SideTableError, UnseenIdError, UnsupportedError, brief, check_one_of, check_seed,
-    check_size)
+from .errors import (
+    SettingError, SideTableError, UnseenIdError, UnsupportedError, brief, check_one_of, check_size)
 from .newcomers import (
     Newcomer, SLACK, fold_layers, fold_mixture, given_ratings, given_rows, has_factors, item_stats,
     known_ratings, rest_of, scale_of)
@@ -64,10 +63,8 @@ def representative(o, # what `as_model` takes
     "The medoid: the one whose scores of everything are, on the whole, nearest to the others'"
     m = as_model(o, history)
     if min_ratings is None and m.history is not None: min_ratings = 20
-    rows = rows_with(m, is_item, min_ratings)
-    if not len(rows):
-        raise SettingError(f"min_ratings={brief(min_ratings)}: nobody has so many ratings; give a "
-                           "lower min_ratings")
+    if not len(rows := rows_with(m, is_item, min_ratings)):
+        raise SettingError(f"min_ratings={brief(min_ratings)}: nobody has so many; give fewer")
     x = _profiles(m, rows, is_item)
     far = torch.cat([torch.cdist(o, x).sum(1) for o in x.split(1024)])
     return m.classes[m.vocab.name(is_item)][rows[far.argmin()]]
@@ -195,16 +192,16 @@ def fit_metadata(o, # what `as_model` takes, made of factors and biases
                 )->MetadataModel:
     "Learn to tell vector and bias from facts; raises `SideTableError`, `UnseenIdError`"
     check_one_of('kind', kind, ('tabular','ridge'))
-    for name,n in dict(n_epoch=n_epoch, bs=bs, n_nets=n_nets).items(): check_size(name, n)
-    m,seed,layers = as_model(o, history),check_seed(seed),check_layers(layers, 1)
+    for k,v in dict(n_epoch=n_epoch, bs=bs, n_nets=n_nets).items(): check_size(k, v)
+    m,seed,layers = as_model(o, history),new_seed(seed),check_layers(layers, 1)
     prior = prior or learn_prior(m, is_item=is_item)
     side,facts,y = _to_learn_from(m, table, prior)
     xs,mean,sd = side.codes(facts),y.mean(0),y.std(0).clamp(min=1e-12)
     y = ((y-mean)/sd).float()
     if kind=='ridge':
         return MetadataModel(prior, side, facts_ridge(side.sizes, xs, y, alpha), mean, sd, kind)
-    nets = [facts_net(side.sizes, xs, y, layers, n_epoch, lr, wd, ps, bs,
-                      None if seed is None else (seed+k)%2**32) for k in range(n_nets)]
+    nets = [facts_net(side.sizes, xs, y, layers, n_epoch, lr, wd, ps, bs, (seed+k)%2**32)
+            for k in range(n_nets)]
     func = lambda *xs: torch.stack([net(*xs) for net in nets]).mean(0)
     return MetadataModel(prior, side, func, mean, sd, kind)
 

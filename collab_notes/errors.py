@@ -8,7 +8,7 @@ __all__ = ['CollabError', 'DataUnavailableError', 'SettingError', 'ShapeError', 
            'MixedIdsError', 'BadRatingError', 'RatingRangeError', 'EmptyRatingsError', 'TooFewIdsError',
            'DuplicateRatingsError', 'UnseenIdError', 'KnownIdError', 'SideTableError', 'ModelFileError',
            'ForeignFileError', 'TruncatedFileError', 'CorruptFileError', 'OtherFormatError', 'UnsoundModelError',
-           'UnsavableError', 'CheckpointError', 'some_rows', 'rows_have', 'check_one_of', 'brief', 'check_size',
+           'UnsavableError', 'CheckpointError', 'some_rows', 'rows_have', 'brief', 'check_one_of', 'check_size',
            'check_min_ratings', 'check_seed', 'check_std', 'check_range']
 
 # %% ../nbs/library/errors.ipynb #18fc1406
@@ -108,6 +108,15 @@ def rows_have(n:int)->str: # '1 row has' or '2 rows have'
     "How a sentence about `n` rows starts"
     return f"{n:,} row{'s have' if n!=1 else ' has'}"
 
+# %% ../nbs/library/errors.ipynb #8fc9da9c
+def brief(value, most:int=80)->str: # characters
+    "What was given as messages show it: a numpy scalar as Python's own, and nothing long"
+    if hasattr(value, 'item') and getattr(value, 'ndim', 1)==0: value = value.item()
+    try: res = repr(value)
+    except ValueError: return 'a number of thousands of digits'   # which Python does not write
+    res = ' '.join(res[:4*most].split())
+    return res if len(res)<=most else f'{res[:most-1]}…'
+
 # %% ../nbs/library/errors.ipynb #8ef8f7b5
 def check_one_of(name:str, # of the argument
                  value, # what was given
@@ -122,14 +131,6 @@ def check_one_of(name:str, # of the argument
     return value
 
 # %% ../nbs/library/errors.ipynb #99a38bc8
-def brief(value, most:int=80)->str: # characters
-    "What was given as messages show it: a numpy scalar as Python's own, and nothing long"
-    if hasattr(value, 'item') and getattr(value, 'ndim', 1)==0: value = value.item()
-    try: res = repr(value)
-    except ValueError: return 'a number of thousands of digits'   # which Python does not write
-    res = ' '.join(res[:4*most].split())
-    return res if len(res)<=most else f'{res[:most-1]}…'
-
 def check_size(name:str, # of the argument
                n:int, # what was given
                least:int=1)->int:
