@@ -76,7 +76,7 @@ class ImplicitALS(Model):
         self._learn_few()
 
     @property
-    def scale(self): return Scale(self.middle, self.half)
+    def liked_by(self): return Scale(self.middle, self.half)
     @property
     def reads_ratings(self): return self.half>0 and self.star>0
 
