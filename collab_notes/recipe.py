@@ -126,7 +126,7 @@ def fit_blend(makes, # functions from ratings to models, such as `ItemRidge`
     if not isinstance(data, DataLoaders): data = History.of(data)
     return Blend([f(data) for f in makes], w)
 
-# %% ../nbs/12_recipe.ipynb #46a10d66
+# %% ../nbs/12_recipe.ipynb #78ba3a95
 def newcomers_of(ratings:pd.DataFrame, # a ratings table
                  n_people:int=150, # who are held out
                  seed:int=0, # who they are, and the order of their ratings
@@ -168,7 +168,7 @@ def ladder(models:dict, # name → a model that was trained without the newcomer
         res[name] = torch.stack(found).mean(0).numpy()
     return pd.DataFrame(res, index=pd.Index(given, name='ratings given'))
 
-# %% ../nbs/12_recipe.ipynb #ba4cf32b
+# %% ../nbs/12_recipe.ipynb #ed9f67c1
 def fit_lists(data, # `DataLoaders` (training rows), a ratings table, or a `History`
               side=None, # facts about items, see `ItemRidge`
               max_gb:float=8., # most memory for a table of items × items
