@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py      # makes .venv-peers (about 1.6 GB; needs a C and C++ compiler; minutes), or says that it is there
 
-accuracy.py, frontier.py and topn.py make it too when it is not there. The environment variable `COLLAB_NOTES_PEERS` may name the Python of
+The benchmarks that need it make it too when it is not there. The environment variable `COLLAB_NOTES_PEERS` may name the Python of
 another environment that has what peers.txt lists.
 """
 import json, os, subprocess, sys
@@ -67,10 +67,10 @@ def _features(tables, ids):
 def effect_name(o): return o if isinstance(o, str) else ' × '.join(o)
 
 class PeerData:
-    "A split of MovieLens, in numbers, in a folder that goes when this object does"
-    def __init__(self, df, # `movielens_ratings()`, with the columns of effects
+    "A split of a ratings table, in numbers, in a folder that goes when this object does"
+    def __init__(self, df, # columns user, `item` and rating (such as `movielens_ratings()`), and those of effects
                  split, # (train, valid)
-                 item='movie', # or 'title', which has no features here
+                 item='movie', # MovieLens' number of a film; any other column has no features here
                  effects=()): # columns, or tuples of columns, whose levels may have an effect
         self.folder = TemporaryDirectory(prefix='peers-')
         (users,user_ids),(items,item_ids) = (pd.factorize(df[o]) for o in ('user',item))
@@ -80,27 +80,50 @@ class PeerData:
         self.effects = [effect_name(o) for o in effects]
         sides = side_information() if item=='movie' else ([pd.DataFrame(index=user_ids)],[pd.DataFrame(index=item_ids)])
         made = {who:_features(t, ids) for who,t,ids in (('user',sides[0],user_ids), ('item',sides[1],item_ids))}
-        np.savez(Path(self.folder.name)/'data.npz', n_users=self.n_users, n_items=self.n_items, effect_names=self.effects,
+        t,v = self.parts
+        self.scale = float(t['rating'].min()),float(t['rating'].max())
+        np.savez(Path(self.folder.name)/'data.npz', scale=self.scale, n_users=self.n_users, n_items=self.n_items, effect_names=self.effects,
                  **{f'{p}_{k}':v for p,o in zip(('train','valid'), self.parts) for k,v in o.items()},
                  **{f'{who}_{k}':v for who,o in made.items() for k,v in zip(('features','groups'), o)})
-        t,v = self.parts
         b = damped_means(t['user'], t['item'], t['rating'], self.n_users, self.n_items)
         self.mean,self.fallback = b.mean,b.mean + b.user_bias[v['user']] + b.item_bias[v['item']]
 
     def rmse(self, preds): # for the validation rows
-        "Root of the mean squared error of `preds`, kept within 1 to 5"
-        return float(np.sqrt(((np.clip(preds, 1, 5)-self.parts[1]['rating'])**2).mean()))
+        "Root of the mean squared error of `preds`, kept within the scale of the training ratings (1 to 5 in MovieLens)"
+        return float(np.sqrt(((np.clip(preds, *self.scale)-self.parts[1]['rating'])**2).mean()))
 
     def run(self, peer:str, # a function of peer_models.py
             seed:int, threads:int, settings:dict,
             quick:dict={}): # settings for warming up, such as few sweeps
         "Train a peer in a process of its own; what it took and what it reached"
+        res, = self._child([dict(peer=peer, seed=seed, threads=threads, settings=settings, quick=quick)])
+        if 'error' in res: raise CliError(f"{peer} failed: {res['error']}")
+        return {k:v for k,v in res.items() if k!='preds'}
+
+    def run_all(self, jobs:dict, # name → peer, settings, settings for warming up
+                seed:int, threads:int):
+        "Several peers in one process, for where their times matter little: name → what `run` returns and `preds`, or `error`"
+        todo = [dict(peer=p, seed=seed, threads=threads, settings=s, quick=q) for p,s,q in jobs.values()]
+        try: res = self._child(todo)
+        except CliError: res = [self._alone(o) for o in todo]   # one took the process with it: which?
+        return dict(zip(jobs, res))
+
+    def _alone(self, job):
+        try: return self._child([job])[0]
+        except CliError as e: return dict(peer=job['peer'], error=str(e).splitlines()[-1])
+
+    def _child(self, jobs):
         folder = Path(self.folder.name)
-        (folder/'job.json').write_text(json.dumps(dict(peer=peer, seed=seed, threads=threads, settings=settings, quick=quick)), encoding='utf-8')
-        res = child('peer_models.py', folder, threads)
-        preds = np.load(folder/'preds.npy')
+        (folder/'jobs.json').write_text(json.dumps(jobs), encoding='utf-8')
+        return [self._judged(job, o, folder/f'preds{n}.npy') for n,(job,o) in enumerate(zip(jobs, child('peer_models.py', folder, jobs[0]['threads'])))]
+
+    def _judged(self, job, res, file):
+        if 'error' in res: return dict(res, peer=job['peer'])
+        preds = np.load(file)
+        if job['peer'].endswith('_lists'): return dict(res, peer=job['peer'], preds=preds.astype(int))
         filled = np.isnan(preds)
-        return dict(res, peer=peer, rmse=self.rmse(np.where(filled, self.fallback, preds)), filled=int(filled.sum()))
+        preds = np.where(filled, self.fallback, preds)
+        return dict(res, peer=job['peer'], rmse=self.rmse(preds), filled=int(filled.sum()), preds=preds)
 
 @call_parse
 def main():

@@ -27,7 +27,8 @@ from .kept import odd_record
 from .posterior import Posterior, pack_index, unpack_index
 from .protocol import Model
 from .sampler import (
-    Draws, Gaussian, Gibbs, Ordinal, Rows, ess, level_codes, split_rhat, top_svd)
+    Draws, Gaussian, Gibbs, Ordinal, Rows, ess, grades, level_codes, nearest, split_rhat)
+from .shares import top_svd
 from .side import side_columns
 from .sizes import check_sampler
 from .tables import check_ratings, rating_columns
@@ -39,7 +40,8 @@ class BayesianPMF(Model):
     schema = {k:('samples','chains',k,'numbers') for k in ('users','items')}
     _vocab = posterior = _surface = valid_preds = valid_rmse = None
     def __init__(self, n_factors:int=12, # factors of each user and item
-                 likelihood:str='ordinal', # for ratings on a few levels; 'gaussian' for numbers
+                 # 'ordinal' for grades, 'gaussian' for numbers, 'auto': what ratings look like
+                 likelihood:str='auto',
                  user_scale:bool=True, # cutpoints of their own for each user? (ordinal only)
                  implicit:bool=True, # let which items somebody rated, and who rated an item, speak?
                  effects=(), # columns of ratings, or tuples of them, whose levels have effects
@@ -49,8 +51,9 @@ class BayesianPMF(Model):
                  link_rank:int=200, # directions of who rated what, at most
                  seed:int=None, # same seed and number of threads, same numbers
                  device=None): # default: where the data is
-        check_one_of('likelihood', likelihood, ('ordinal','gaussian'))
+        check_one_of('likelihood', likelihood, ('auto','ordinal','gaussian'))
         store_attr()
+        self._asked_for = likelihood
         for k in ('n_factors','n_sweeps','chains','keep','link_rank','burn_in'):
             setattr(self, k, check_size(k, getattr(self, k), int(k!='burn_in')))
         if self.burn_in>=self.n_sweeps:
@@ -119,13 +122,18 @@ def _columns(self:BayesianPMF, tables, absent):
     return xs
 
 @patch
-def _check_levels(self:BayesianPMF, y):
+def _on_levels(self:BayesianPMF, y):
+    "Ratings as the likelihood takes them, which is settled here"
     if not len(y): raise EmptyRatingsError("There are no ratings to learn from")
-    n = len(torch.unique(y))
+    n,of = len(torch.unique(y)),grades(y)
     if n<2: raise RatingsError(f"All training ratings are {y[0]:g}: there is nothing to learn")
-    if self.likelihood=='ordinal' and n>21:
+    if self._asked_for=='auto': self.likelihood = 'gaussian' if of is None else 'ordinal'
+    if self.likelihood=='gaussian': return y
+    if of is None and n>21:
         raise RatingsError(f"Ratings take {n:,} different values, and the ordinal likelihood is "
-                           "for a few (21 at most): use likelihood='gaussian', or round them")
+                           "for a few (21 that hold nine tenths of the ratings, at most): use "
+                           "likelihood='gaussian', or round them")
+    return y if of is None else nearest(y, of)
 
 # %% ../nbs/09_bayes.ipynb #572d8821
 @patch
@@ -166,7 +174,7 @@ def _gibbs(self:BayesianPMF, table, xs):
     (u,i,y),vocab = self.history.part(),self.vocab
     order = torch.argsort(u, stable=True)   # a user's ratings beside each other
     u,i,y = u[order],i[order],y[order]
-    self._check_levels(y)
+    y = self._on_levels(y)
     check_sampler(self, len(y), len(torch.unique(y)))
     codes,self.effect_levels = self._level_codes(table.iloc[order.numpy()], u, i)
     n_levels = {'×'.join(map(str, k)):len(v[1]) for k,v in zip(self.effects, self.effect_levels)}
@@ -274,7 +282,7 @@ def mean_surface(self:BayesianPMF, n_factors:int=None, # default: 2.5 times thos
     "The posterior mean as a factor model with a sigmoid"
     vocab = self.vocab
     if n_factors is not None: check_size('n_factors', n_factors)
-    tensors,y_range = self.posterior.surface(n_factors)
+    tensors,y_range = self.posterior.surface(n_factors or int(2.5*self.n_factors))
     return Surface(*tensors, vocab, y_range, history=self._history, about=self.about)
 
 @patch

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Annotated
 
 from .console import (
-    PLOTS, about_people, check_options, die, enough_ratings, guarded, list_quality, no_moving_bar,
-    rating_quality, ratings_for, ratings_table, save_plots, split_rows, summary, typed_facts,
-    typed_ids, typed_new,
-    typed_ratings, whole_number, with_ratings)
+    PLOTS, about_people, best_lists, check_options, die, guarded, list_quality, no_moving_bar,
+    rating_quality, save_plots, split_rows, tell_items, typed_facts, typed_ids, typed_new,
+    typed_ratings, whole_number)
 from .errors import SettingError, UnseenIdError
+from .reading import (
+    enough_ratings, least_ratings, ratings_for, ratings_table, reading_options, summary,
+    why_none, with_ratings)
 from .streams import (
-    check_file, check_folder, check_out, forget_input, input_lines, lines_of, made_folder, progress,
-    shown, telling, write, write_picture)
+    check_file, check_folder, check_out, forget_input, input_lines, lines_of, made_folder,
+    plain_table, telling, write, write_picture)
 
 # %% ../nbs/library/cli.ipynb #04deb9a8
 def _somebody(h, user, seed):
@@ -40,34 +42,6 @@ def _fit_for(goal, dls, n_models, checkpoint, **kwargs):
     from collab_notes.ranking import fit_ranking
     return fit_ranking(dls, **kwargs)
 
-# %% ../nbs/library/cli.ipynb #b7d0a951
-def _lists(m, users, n, seen, rows, block=4096):
-    "The `n` best of the items in `rows` for each of `users`, but for pairs that were `seen`"
-    import pandas as pd
-    from collab_notes.lists import recommend as best
-    items = list(m.vocab.ids(rows))
-    ends = range(0, max(len(users), 1), block)
-    parts = progress([users[i:i+block] for i in ends], 'recommending')
-    return pd.concat([best(m, o, n=n, exclude=seen, items=items) for o in parts], ignore_index=True)
-
-def _tell(df):
-    if not len(df): return 'There is none.'
-    return shown(df.to_string(index=False, float_format='{:.2f}'.format))
-
-def _tell_items(m, who, n, min_ratings):
-    "What a model has learned of its items, and recommends to one person"
-    from collab_notes.interpret import bias_table
-    biases,h = bias_table(m),m.history
-    print('Highest item biases (with the ratings behind them)', _tell(biases[-5:][::-1]),
-          '\nLowest', _tell(biases[:5]), '', sep='\n')
-    counts = h.counts()
-    top = _lists(m, [who], n, h.pairs, enough_ratings(m, max(min_ratings, 1)))
-    top = top.iloc[:,[1,3]].set_axis(['item',top.columns[3]], axis=1)
-    top['ratings'] = counts[m.vocab.rows(list(top['item']))].numpy()
-    rated = h.counts(is_item=False)[m.vocab.row(who, False)]
-    print(f'For user {who}, who has rated {rated} items in training (items with at least '
-          f'{min_ratings} ratings)', _tell(top), '', sep='\n')
-
 # %% ../nbs/library/cli.ipynb #71e0a815
 def _check_goal(goal, n_models, checkpoint):
     if goal!='lists': return
@@ -79,14 +53,23 @@ def _check_goal(goal, n_models, checkpoint):
 _SAVED = 'model.safetensors','loss.png','crosstab.png'
 
 def train(
-    # ratings: csv, tsv, .gz, parquet, u.data or .dat; - for standard input;
+    # ratings: csv, tsv, JSON, xlsx, parquet, u.data or .dat, packed or not; - for standard input;
     # MovieLens 100K if not given
     file:str=None,
-    user_name:str=None, # column of users, if its name is not recognised
+    # column of users, if its name is not recognised; in a file without a header its number
+    user_name:str=None,
     item_name:str=None, # column of items, likewise
     rating_name:str=None, # column of ratings, likewise
     time_name:str=None, # column of times, likewise (needed for --split time and last)
     sep:str=None, # separator of columns, if it is not found from the file
+    no_header:bool=False, # the first line is no header, but a rating
+    header:bool=False, # the first line is a header, whatever it looks like
+    decimal:str=None, # decimal sign of ratings, . or , (if it is not found from the file)
+    encoding:str=None, # of a text file that is not in UTF-8, such as latin-1
+    comment:str=None, # lines that start with this are left out, such as #
+    missing:str=None, # a rating that means 'not rated', or several, as in 0,99: left out
+    wide:bool=False, # the file has a row for each user and a column for each item
+    items_file:str=None, # table of items, which are called by their titles from then on
     # a user rated an item twice: error, keep, first, last or mean
     # (error; for MovieLens by title: keep)
     duplicates:str=None,
@@ -105,26 +88,28 @@ def train(
     checkpoint:str=None,
     user:str=None, # recommend for this user; one is picked at random if not given
     n:int=10, # how many recommendations
-    min_ratings:int=10, # recommend items with at least so many training ratings
+    # recommend items with at least so many training ratings (10, or fewer in a small table)
+    min_ratings:int=None,
     no_history:bool=False, # save the model without the ratings it was trained on
     out:str='collab-notes-model', # folder for the model and the plots; made if need be
 ): # the trained `Learner`
     "Train a model on a file of ratings; tells how good it is, what it has learned, and recommends"
-    check_options(locals())
+    given = dict(locals())
+    check_options(given)
     _check_goal(goal, n_models, checkpoint)
     from collab_notes.core import as_model
     from collab_notes.data import RatingsDataLoaders
     from collab_notes.files import save
     from collab_notes.vocab import History
-    names = dict(user_name=user_name, item_name=item_name, rating_name=rating_name)
-    df,c,name = ratings_table(file, dict(**names, time_name=time_name), sep, duplicates)
+    names = {k:given[k] for k in ('user_name','item_name','rating_name','time_name')}
+    df,c,name,read = ratings_table(file, names, reading_options(given), duplicates, items_file)
     rows = split_rows(df, c, split, valid_pct, seed)
     dls = RatingsDataLoaders.from_df(df, user_name=c.user, item_name=c.item, rating_name=c.rating,
                                      splits=rows, duplicates='keep', seed=seed)
     who,folder,lists = _somebody(History.of(dls), user, seed),Path(out),goal=='lists'
     check_folder(folder, _SAVED)
     if checkpoint is not None: check_folder(checkpoint, ['checkpoint'])
-    print(summary(df, c, name), rows, '', sep='\n')
+    print(summary(df, c, name, given), rows, '', sep='\n')
     learn = _fit_for(goal, dls, n_models, checkpoint, n_epoch=n_epoch, n_factors=n_factors, wd=wd,
                      lr=lr, seed=seed)
     m = as_model(learn)
@@ -132,12 +117,13 @@ def train(
     how = (dict(valid_ndcg=quality.ndcg['this model']) if lists
            else dict(valid_mse=quality.loc['this model','valid MSE']))
     about = dict(data=name, goal=goal, split=split, seed=seed, n_epoch=len(learn.recorder.values),
-                 n_factors=n_factors, n_models=n_models, wd=learn.wd[0], lr=learn.lr, **how)
+                 n_factors=n_factors, n_models=n_models, wd=learn.wd[0], lr=learn.lr, **how,
+                 **(dict(reading=read) if read else {}))
     with made_folder(folder):   # saved first, then told
         save(m, folder, history=False if no_history else None, **about)
         save_plots(learn, {} if lists else quality[:2], df, c, folder)
-    print('\n', quality.round(3).to_string(), '\n', sep='')
-    _tell_items(m, who, n, min_ratings)
+    print('\n', plain_table(quality, 3), '\n', sep='')
+    tell_items(m, who, n, min_ratings)
     print(f"Saved in {folder}: {', '.join(sorted(_SAVED))}")
     return learn
 
@@ -145,7 +131,7 @@ def train(
 def _no_item(file, own, m, min_ratings):
     "Why none of the items in a file is left"
     if not len(own): return f'--items {file}: it names no item, so nothing is recommended'
-    least = 10 if min_ratings is None else min_ratings
+    least = least_ratings(m) if min_ratings is None else min_ratings
     return (f'--items {file}: none of its {len(own):,} items has {least} ratings; '
             f'give a lower --min-ratings')
 
@@ -154,7 +140,7 @@ def recommend(
     # whom for; - reads ids from standard input, one a line; everybody if not given
     user:Annotated[str, {'opt':False, 'nargs':'*'}]=None,
     n:int=10, # how many items for each
-    # only items with so many training ratings or more (10, where they are known)
+    # only items with so many training ratings or more (10, or fewer in a small table)
     min_ratings:int=None,
     items:str=None, # only items in this file, one a line; - for standard input
     # leave out what is rated in this file, and count in it
@@ -182,7 +168,10 @@ def recommend(
         own = m.vocab.rows(typed_ids(m.vocab, lines_of(items)))
         rows = rows[torch.isin(rows, own)]
         if not len(rows): print(_no_item(items, own, m, min_ratings), file=sys.stderr)
-    df = _lists(m, who, n, None if seen else m.history.pairs, rows)
+    df = best_lists(m, who, n, None if seen else m.history.pairs, rows)
+    if not len(df) and len(who)==1 and len(rows) and m.history is not None:
+        least = least_ratings(m) if min_ratings is None else min_ratings
+        print(why_none(m, m.vocab.row(who[0], False), least), file=sys.stderr)
     write(df, out, fmt, safe_csv)
     return df
 
@@ -193,7 +182,7 @@ def similar(
     n:int=10, # how many
     metric:str='cosine', # cosine, dot or euclidean
     # only what has so many training ratings or more
-    # (20 for items, 1 for users, where they are known)
+    # (20 for items, or fewer in a small table; 1 for users)
     min_ratings:int=None,
     users:bool=False, # `id` is a user: find similar users
     # count the ratings in this file (instead of those in the model); - for standard input
@@ -208,7 +197,8 @@ def similar(
     from collab_notes.files import load
     from collab_notes.interpret import similar as like
     m = with_ratings(load(model), ratings)
-    if min_ratings is None and m.history is not None: min_ratings = 1 if users else 20
+    if min_ratings is None and m.history is not None:
+        min_ratings = 1 if users else least_ratings(m, 20, n+1)
     id, = typed_ids(m.vocab, [id], not users)
     df = like(m, id, n, metric, min_ratings, is_item=not users)
     write(df, out, fmt, safe_csv)
@@ -304,7 +294,7 @@ def new_user(
     # an item that is rated more than once: error, keep, first, last or mean
     duplicates:str='error',
     n:int=10, # how many items to recommend
-    # only items with so many training ratings or more (10, where they are known)
+    # only items with so many training ratings or more (10, or fewer in a small table)
     min_ratings:int=None,
     save:str=None, # add the user to the model, and save that to this file
     name:str=None, # id of the user in that file

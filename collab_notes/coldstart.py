@@ -19,12 +19,11 @@ from fastcore.meta import delegates
 from .core import LayeredNet, Surface, as_model
 from .data import new_seed
 from .errors import (
-    SettingError, SideTableError, UnseenIdError, UnsupportedError,
-    brief, check_one_of, check_seed, check_size)
+    SettingError, SideTableError, UnseenIdError, UnsupportedError, brief, check_one_of, check_size)
 from .newcomers import (
-    Newcomer, SLACK, fold_layers, fold_mixture, given_ratings, given_rows,
-    has_factors, item_stats, kept, known_ratings, rest_of, scale_of)
-from .protocol import Folded, Model
+    Newcomer, SLACK, fold_layers, fold_mixture, given_ratings, given_rows, has_factors, item_stats,
+    known_ratings, rest_of, scale_of)
+from .protocol import Folded, Model, kept
 from .rowfit import (
     choice_row, facts_net, facts_ridge, gauss_newton, padded, rate_of, root_of)
 from .side import SideTable, side_rows
@@ -59,16 +58,13 @@ def _profiles(m, rows, is_item, most=1000):
 def representative(o, # what `as_model` takes
                    history=None, # who rated what, see `as_model`
                    is_item:bool=False, # a user, or an item?
-                   # only who has so many ratings or more (default: 20 where counts are known)
-                   min_ratings:int=None,
+                   min_ratings:int=None, # they have (default: 20, where counts are known)
                   ): # an id
     "The medoid: the one whose scores of everything are, on the whole, nearest to the others'"
     m = as_model(o, history)
     if min_ratings is None and m.history is not None: min_ratings = 20
-    rows = rows_with(m, is_item, min_ratings)
-    if not len(rows):
-        raise SettingError(f"min_ratings={brief(min_ratings)}: nobody has so many ratings; give a "
-                           "lower min_ratings")
+    if not len(rows := rows_with(m, is_item, min_ratings)):
+        raise SettingError(f"min_ratings={brief(min_ratings)}: nobody has so many; give fewer")
     x = _profiles(m, rows, is_item)
     far = torch.cat([torch.cdist(o, x).sum(1) for o in x.split(1024)])
     return m.classes[m.vocab.name(is_item)][rows[far.argmin()]]
@@ -130,9 +126,8 @@ def learn_prior(o, # what `as_model` takes, made of factors and biases
     s,rounds = as_model(o, history).as_surface(),check_size('rounds', rounds, 0)
     rows = rows_with(s, is_item, min_ratings)
     if len(rows)<2:
-        raise SettingError(f"Of {role(is_item)}s with {brief(min_ratings or 1)} ratings or "
-                           f"more there are "
-                           f"{len(rows)}: how they differ can't be learned from that")
+        raise SettingError(f"Of {role(is_item)}s with {brief(min_ratings or 1)} ratings or more "
+                           f"there are {len(rows)}: how they differ can't be learned from that")
     known = known_ratings(s, is_item, min_ratings)
     x,scale = _coords(s, is_item)[rows],s.y_range if s.rates else None
     prior = Prior(x.mean(0), x.T.cov(), noise or 1., is_item, scale, rows, x)
@@ -197,16 +192,16 @@ def fit_metadata(o, # what `as_model` takes, made of factors and biases
                 )->MetadataModel:
     "Learn to tell vector and bias from facts; raises `SideTableError`, `UnseenIdError`"
     check_one_of('kind', kind, ('tabular','ridge'))
-    for name,n in dict(n_epoch=n_epoch, bs=bs, n_nets=n_nets).items(): check_size(name, n)
-    m,seed,layers = as_model(o, history),check_seed(seed),check_layers(layers, 1)
+    for k,v in dict(n_epoch=n_epoch, bs=bs, n_nets=n_nets).items(): check_size(k, v)
+    m,seed,layers = as_model(o, history),new_seed(seed),check_layers(layers, 1)
     prior = prior or learn_prior(m, is_item=is_item)
     side,facts,y = _to_learn_from(m, table, prior)
     xs,mean,sd = side.codes(facts),y.mean(0),y.std(0).clamp(min=1e-12)
     y = ((y-mean)/sd).float()
     if kind=='ridge':
         return MetadataModel(prior, side, facts_ridge(side.sizes, xs, y, alpha), mean, sd, kind)
-    nets = [facts_net(side.sizes, xs, y, layers, n_epoch, lr, wd, ps, bs,
-                      None if seed is None else (seed+k)%2**32) for k in range(n_nets)]
+    nets = [facts_net(side.sizes, xs, y, layers, n_epoch, lr, wd, ps, bs, (seed+k)%2**32)
+            for k in range(n_nets)]
     func = lambda *xs: torch.stack([net(*xs) for net in nets]).mean(0)
     return MetadataModel(prior, side, func, mean, sd, kind)
 
@@ -355,8 +350,7 @@ def _newcomer(o, ratings, metadata, prior, meta, n, history, duplicates, is_item
 
 # %% ../nbs/05_bootstrap.ipynb #88c5c559
 def new_user(o, # what `as_model` takes
-             # {item: rating}, pairs, a Series, or a table with a column of items and one of ratings
-             ratings=None,
+             ratings=None, # {item: rating}, pairs, a Series, or a table with columns of both
              metadata=None, # facts: a dict, or a table of one row; needs `meta`
              # what is believed of anybody (default: of `meta`, else `learn_prior(o)`)
              prior:Prior=None,
@@ -370,8 +364,7 @@ def new_user(o, # what `as_model` takes
 
 @delegates(new_user)
 def new_item(o, # what `as_model` takes
-             # {user: rating}, pairs, a Series, or a table with a column of users and one of ratings
-             ratings=None,
+             ratings=None, # {user: rating}, pairs, a Series, or a table with columns of both
              # as in `new_user`, of items; `top` are the users who will like it best
              metadata=None, prior=None, meta=None, n=10, history=None, duplicates='error',
             )->Newcomer:
@@ -424,8 +417,8 @@ def _strategy(m, by):
         return 'disagreement' if rated else 'popularity'
     if check_one_of('by', by, BY) in BY[:2] and not sure:
         raise UnsupportedError(
-            f"by={by!r} needs to know how uncertain a newcomer's factors are, and "
-            f"{type(m).__name__} {'puts items in order only' if has_factors(m) else 'has none'}; "
+            f"by={by!r} needs to know how uncertain a newcomer's factors are; {type(m).__name__} "
+            f"{'puts items in order only' if has_factors(m) else 'has none'}; "
             f"by={BY[2]!r}, {BY[3]!r} and {BY[4]!r} need no factors")
     return by
 
@@ -434,8 +427,7 @@ def next_questions(o, # what `as_model` takes
                    n:int=5, # how many items to ask about
                    # 'gain' of an answer, 'expected gain' (times the chance of getting one),
                    # 'disagreement' (log of the number of ratings × their variance), 'popularity',
-                   # 'random'; default: 'expected gain' of models that rate by factors, else
-                   # 'disagreement'
+                   # 'random'; default: 'expected gain', or 'disagreement' without factors
                    by:str=None,
                    history=None, # who rated what, see `as_model`
                    prior:Prior=None, # if `who` is not given (default: `learn_prior(o)`)
@@ -448,11 +440,11 @@ def next_questions(o, # what `as_model` takes
         raise SettingError("Questions are for a new user, and this is a new item")
     if by not in BY[:2]: mean,cov,noise,step = torch.zeros(1, 0),None,None,None
     else:
-        who = who or _newcomer(m, None, None, prior, None, 1, None, False)
+        who = who or new_user(m, prior=prior, n=1)
         mean,cov,noise,s = who.mean[None],who.cov,who.prior.noise,m.as_surface()
         q,b = _other_side(s, False)
         step = q*rate_of(q@mean[0]+b, s.y_range)[1][:,None]   # a rating's gradient
-    res,gone = {},[0, *(who.rated if who is not None else ())]
+    res,gone = {},[0, *(() if who is None else who.rated)]
     for _ in range(min(n, m.vocab.n_items-len(set(gone)))):
         c = None if cov is None else cov[None]
         score = _question_scores(m, mean, c, noise, by, seed)[0].clone()

@@ -43,8 +43,8 @@ class PairModel(Model):
     "Base of models that are asked pair by pair: `ask` takes rows of users and items (n, 2)"
     def ask(self, x): raise NotImplementedError(f"{type(self).__name__} has to define ask(x)")
 
-    def pair_scores(self, users, items): # rows, of shapes that broadcast
-        "A score for each pair"
+    def raw_pairs(self, users, items): # rows, of shapes that broadcast
+        "A score for each pair, see `Model.raw_pairs`"
         u,i = torch.broadcast_tensors(torch.as_tensor(users), torch.as_tensor(items))
         x = torch.stack([u,i], -1).reshape(-1, 2)
         res = torch.cat([self.ask(o) for o in x.split(2**16)] or [torch.zeros(0)]).reshape(u.shape)
@@ -54,7 +54,7 @@ class PairModel(Model):
     def scores(self, users, items=None): # rows (k,), (m,)
         "Scores of items for users (k, m)"
         items = torch.arange(self.vocab.n_items) if items is None else torch.as_tensor(items)
-        return self.pair_scores(torch.as_tensor(users)[:,None], items[None])
+        return self.raw_pairs(torch.as_tensor(users)[:,None], items[None])
 
 # %% ../nbs/library/core.ipynb #7d3b7aac
 class BlackBox(PairModel):
@@ -105,7 +105,7 @@ class NetModel(BlackBox):
     def __init__(self, net, # a `torch.nn.Module`
                  vocab, history=None): # a `Vocab`; a `History`, or `None`
         self.net,self.vocab,self._history = net,vocab,history
-        self.rates = _rates_of(net)
+        self.rates,self.scale = _rates_of(net),getattr(net, 'scale', None)
 
     def state(self):
         raise UnsavableError(
@@ -144,10 +144,11 @@ class LayeredNet(PairModel):
         tensors, # `user_factors`, `item_factors`, perhaps biases, `layers.0.weight` …
         layers, # [name in `LAYERS`, `eps` or `None`] for each
         y_range, # (low, high) of the predictions, or `None`
-        vocab, rates=True, history=None # a `Vocab`; see `Model`; a `History`, or `None`
+        vocab, rates=True, history=None, # a `Vocab`; see `Model`; a `History`, or `None`
+        scale=None # see `Model`
     ):
         self.tensors,self.layers,self.y_range = tensors,[list(o) for o in layers],y_range
-        self.vocab,self.rates,self._history = vocab,rates,history
+        self.vocab,self.rates,self._history,self.scale = vocab,rates,history,scale
 
     def of_layer(self, n): # number of a layer
         "The tensors of one layer"
@@ -171,7 +172,8 @@ class LayeredNet(PairModel):
                            *bias).float()
 
     def state(self):
-        return dict(**self.tensors, layers=self.layers, y_range=self.y_range, rates=self.rates)
+        own = {k:getattr(self, k) for k in ('layers','y_range','rates','scale')}
+        return {**self.tensors, **own}
     def vectors(self, is_item=True): return self.tensors[TENSORS[int(is_item)]]
     def biases(self, is_item=True): # see `Model.biases`
         "Biases by row, where the net adds a dot product that has them"
@@ -182,9 +184,10 @@ class LayeredNet(PairModel):
 @patch(cls_method=True)
 def from_state(cls:LayeredNet, state, vocab, history): # see `Model.from_state`
     "The net that `state` was taken of"
-    own = ('layers','y_range','rates')
+    own = ('layers','y_range','rates','scale')
     tensors = {k:v for k,v in state.items() if k not in own}
-    return cls(tensors, *(state[o] for o in own[:2]), vocab, state['rates'], history)
+    return cls(tensors, *(state[o] for o in own[:2]), vocab, state['rates'], history,
+               state['scale'])
 
 @patch
 def unsound(self:LayeredNet)->str: # an empty string if nothing is wrong
@@ -192,7 +195,7 @@ def unsound(self:LayeredNet)->str: # an empty string if nothing is wrong
     t,n = self.tensors,[self.vocab.n_users,self.vocab.n_items]
     if any(not o.is_floating_point() for o in t.values()): return "it has tensors of whole numbers"
     if len(types := {o.dtype for o in t.values()})!=1: return "its tensors are not of one type"
-    if why := odd_range(self.y_range, *types): return why
+    if why := odd_range(self.y_range, *types) or self.odd_scale(): return why
     dot = 'user_bias' in t or 'item_bias' in t
     shapes = [tuple(t[o].shape) if o in t else () for o in (TENSORS if dot else TENSORS[:2])]
     k = [(*o,0,0)[1] for o in shapes[:2]]
@@ -242,7 +245,7 @@ class ObjectModel(BlackBox):
 # %% ../nbs/library/core.ipynb #24c0b6e4
 def filled(t, # a table by row (n, k) or (n,)
            counts, # training ratings of each row (n,)
-           # fill `#na#` alone? So for items: what a bias without ratings says is little, not wrong
+           # fill `#na#` alone? So for items that are ranked: an unchosen one's bias says something
            only_na:bool,
           )->torch.Tensor: # a copy
     "`t`, in which `#na#`, and whoever has no ratings, are the mean of those who have some"
@@ -256,8 +259,11 @@ def filled(t, # a table by row (n, k) or (n,)
 
 def _all_filled(net, tables, history, only_na):
     "Tables by name, filled; users of whom a hybrid has facts keep what these say"
-    facts = getattr(net, 'user_x', None)
-    keep = {'item':True, 'user':only_na or (facts is not None and facts.numel()>0)}
+    keep = {}
+    for k in ('user','item'):
+        facts = getattr(net, f'{k}_x', None)
+        order = k=='item' and not getattr(net, 'rates', True)
+        keep[k] = only_na or order or (facts is not None and facts.numel()>0)
     return {k:filled(t, history.counts(k[:4]=='item'), keep[k[:4]]) for k,t in tables.items()}
 
 def live_tensors(net): # a module
@@ -295,7 +301,8 @@ def _layered(net, vocab):
                     if (t := getattr(m, k)) is not None}
         layers.append([kind, getattr(m, 'eps', None)])
     copies = {k:t.detach().to('cpu', copy=True) for k,t in tensors.items()}
-    return LayeredNet(copies, layers, y_range, vocab, getattr(net, 'rates', True))
+    return LayeredNet(copies, layers, y_range, vocab, getattr(net, 'rates', True),
+                      scale=getattr(net, 'scale', None))
 
 # %% ../nbs/library/core.ipynb #91fe60be
 def _as_net(net, vocab, history, only_na):
@@ -322,7 +329,7 @@ def _as_surface(net, ts, vocab, history, only_na):
                              "#na#): they are not from the same data")
     ts = [t.detach().to('cpu', copy=True) for t in ts]
     res = Surface(*ts, vocab, check_range(getattr(net, 'y_range', None)),
-                  getattr(net, 'rates', True), history)
+                  getattr(net, 'rates', True), history, scale=getattr(net, 'scale', None))
     if res.history is None: return res
     return res.replace(**_all_filled(net, dict(zip(TENSORS, ts)), res.history, only_na))
 

@@ -7,7 +7,8 @@ __all__ = ['new_seed', 'check_share', 'random_split', 'kfold_splits', 'stratifie
            'ReadRatings', 'RatingsDL', 'RatingsTable', 'check_splits', 'RatingsDataLoaders']
 
 # %% ../nbs/00_data.ipynb #2b07db0b
-import random
+import random,warnings
+from inspect import signature
 from numbers import Real
 
 import numpy as np
@@ -18,7 +19,7 @@ from fastai.data.block import TransformBlock
 from fastai.tabular.core import Categorify, ReadTabBatch, TabDataLoader
 from fastai.tabular.data import TabularDataLoaders
 from fastai.torch_core import to_device
-from fastcore.basics import ifnone, patch
+from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from fastcore.xtras import chunked
@@ -26,9 +27,11 @@ from fastcore.xtras import chunked
 from .errors import (
     EmptyRatingsError, MissingColumnError, SettingError,
     brief, check_one_of, check_seed, check_size)
-from .tables import (Split, check_ratings, id_columns, make_split, rating_columns,
-                                 read_ratings, three_columns, time_of, to_front,
-                                 with_columns)
+from .columns import (as_table, candidates, is_path, rating_columns, three_columns,
+                                  to_front, with_columns)
+from .formats import how_read
+from .tables import (Split, check_ratings, code_note, id_columns, make_split,
+                                 read_ratings, time_of)
 from .vocab import Vocab
 
 # %% ../nbs/00_data.ipynb #a44d8d14
@@ -249,9 +252,9 @@ class RatingsDataLoaders(CollabDataLoaders, TabularDataLoaders):
     "`CollabDataLoaders` with checked ratings, any split, and epochs of every rating exactly once"
     @classmethod
     @delegates(CollabDataLoaders.from_df, keep=True)
-    def from_df(cls, ratings:pd.DataFrame, # a ratings table
+    def from_df(cls, ratings, # a ratings table of any make, or the path of a file
                 valid_pct:float=0.2, # share of rows for validation, when `splits` is not given
-                # columns; recognised by name, else the first three
+                # columns; recognised by name, or the first three if no name says a thing
                 user_name=None, item_name=None, rating_name=None,
                 seed:int=None, # of the split and of the order of rows in each epoch
                 path='.', # where a `Learner` will put its models
@@ -264,6 +267,7 @@ class RatingsDataLoaders(CollabDataLoaders, TabularDataLoaders):
         ratings = _named(ratings, user_name, item_name, rating_name)
         c = rating_columns(ratings, *ratings.columns[:3])
         df = check_ratings(ratings, *c[:3], scale=scale, duplicates=duplicates)
+        _point_out(df, c.rating)
         if splits is None: splits = random_split(df, valid_pct, new_seed(seed), *c[:2])
         else: splits = _splits_of(splits, df, len(ratings)-len(df), duplicates)
         df = with_columns(df, {o:_as_category(df[o]) for o in c[:2]})
@@ -286,13 +290,21 @@ def _splits_of(splits, df, n_dropped, duplicates):
     return splits
 
 # %% ../nbs/00_data.ipynb #e6b22cc3
+def _point_out(df, col):
+    "Warn of a code for 'not rated' (where a file was read, its `how_read` tells it)"
+    note = '' if how_read(df) else code_note(df[col])
+    if note: warnings.warn(f"{col}: {note} (of read_ratings)", stacklevel=3)
+
 def _named(ratings, *names):
-    "`ratings` with user, item, rating first: by name, recognition, or (as in fastai) by position"
+    "`ratings` with user, item, rating first: by name, or (as in fastai) by position if none is"
+    if is_path(ratings): return read_ratings(ratings, *names)
+    ratings = as_table(ratings)
     try: c = rating_columns(ratings, *names)
     except MissingColumnError:
-        absent = any(n is not None and n not in ratings.columns for n in names)
-        if absent or len(ratings.columns)<3: raise
-        c = [ifnone(n, ratings.columns[i]) for i,n in enumerate(names)]
+        known = any(candidates(dict.fromkeys(ratings.columns), o) for o in ('user','item','rating'))
+        said = any(n is not None for n in names)
+        if said or known or len(ratings.columns)<3 or ratings.columns.nlevels>1: raise
+        c = ratings.columns[:3]
     return to_front(ratings, three_columns(c[:3]))
 
 # %% ../nbs/00_data.ipynb #ee847802
@@ -300,11 +312,13 @@ def _named(ratings, *names):
 def from_csv(cls:RatingsDataLoaders, csv, # path of a file that `read_ratings` can read
              # its columns; recognised by name if not given
              user_name=None, item_name=None, rating_name=None,
-             sep:str=None, # see `read_ratings`
              **kwargs):
-    "`DataLoaders` from a file; takes all that `from_df` takes"
-    names = dict(user_name=user_name, item_name=item_name, rating_name=rating_name)
-    return cls.from_df(read_ratings(csv, **names, sep=sep), **names, **kwargs)
+    "`DataLoaders` from a file; takes all that `read_ratings` and `from_df` take"
+    own = {k:kwargs.pop(k) for k in [*kwargs] if k in signature(read_ratings).parameters}
+    df = read_ratings(csv, user_name, item_name, rating_name, **own)
+    c = how_read(df)['columns']
+    names = dict(user_name=c['user'], item_name=c['item'], rating_name=c['rating'])
+    return cls.from_df(df, **names, **kwargs)
 
 # %% ../nbs/00_data.ipynb #267245db
 @patch
@@ -316,6 +330,9 @@ def test_dl(self:RatingsDataLoaders,
             unseen:str='error',
             **kwargs):
     "A loader over `test_items` in their order; raises `UnseenIdError` (see `unseen`)"
+    if isinstance(test_items, list):   # of one row, from `Learner.predict`
+        raise SettingError("learn.predict can't take a row of ids: call predict_one(learn, user, "
+                           "item) or predict(learn, table), both of collab_notes.core")
     if not len(test_items): raise EmptyRatingsError("There are no rows to make a loader of")
     vocab = Vocab({n:self.classes[n] for n in self.train_ds.cat_names})
     *codes,at = vocab.table_rows(test_items, unseen)

@@ -73,7 +73,7 @@ class CollabNN(Module):
         check_layers([n_act], n_in, 'n_act')
         self.user_emb,self.item_emb = Embedding(*user_sz),Embedding(*item_sz)
         self.layers = nn.Sequential(nn.Linear(n_in, n_act), nn.ReLU(), nn.Linear(n_act, 1))
-        self.y_range,self.classes = check_range(y_range),None
+        self.y_range,self.classes,self.scale = check_range(y_range),None,None
 
     def forward(self, x): # user and item numbers (bs, 2)
         embs = self.user_emb(x[:,0]),self.item_emb(x[:,1])
@@ -89,7 +89,8 @@ def from_dls(cls:CollabNN, dls, # `DataLoaders` for collaborative filtering
              emb_szs=None, # see `emb_sizes`
              **kwargs): # `y_range`, `n_act`
     "A net with sizes and `classes` from `dls`"
-    res = cls(*emb_sizes(dls, emb_szs), **kwargs)
+    res,y = cls(*emb_sizes(dls, emb_szs), **kwargs),History.of(dls).part()[2]
+    res.scale = y.min().item(),y.double().mean().item(),y.max().item()
     res.classes = {o:dls.classes[o] for o in list(dls.classes)[:2]}
     return res
 
@@ -111,7 +112,8 @@ def nn_learner(dls, # `DataLoaders` for collaborative filtering
     layers = check_layers(ifnone(layers, [100,50]), sum(o[1] for o in emb_szs))
     model = EmbeddingNN(emb_szs=emb_szs, layers=layers, **config)
     model.classes = {o:dls.classes[o] for o in list(dls.classes)[:2]}
-    model.y_range = config['y_range']
+    model.y_range,y = config['y_range'],History.of(dls).part()[2]
+    model.scale = y.min().item(),y.double().mean().item(),y.max().item()
     return Learner(dls, model, loss_func=loss_func or MSELossFlat(),
                    cbs=L(cbs)+every_training(), **kwargs)
 

@@ -25,7 +25,7 @@ from .protocol import Model
 from .ranking import EASE, Blend, Popularity, fit_ranking, ranking_recipe, ranking_wd
 from .ridge import ItemRidge
 from .sizes import check_memory
-from .training import auto_wd, fit
+from .training import auto_wd, even_batch, fit
 from .vocab import History
 
 # %% ../nbs/11_reasons.ipynb #fa711eda
@@ -37,7 +37,7 @@ def _slope(s, u, rows):
     "Slope of the sigmoid at the predictions of `rows` (m,)"
     if s.y_range is None: return torch.ones(len(rows), dtype=torch.double)
     lo,hi = s.y_range
-    t = (s.pair_scores(u, rows).double()-lo)/(hi-lo)
+    t = (s.raw_pairs(u, rows).double()-lo)/(hi-lo)
     return (hi-lo)*t*(1-t)
 
 def _unit(s): # of ratings: 1 for stars from 1 to 5
@@ -53,7 +53,7 @@ def _by_ratings(s, u, q, x, j, y): # … rows of the user's own items (m,), thei
     "What each rating adds to the dot product (m,), after squared errors"
     unit,p = _unit(s),s.user_factors[u].double()
     g = (_slope(s, u, j)/unit).clamp(min=1e-3)
-    off = (y.double()-s.pair_scores(u, j).double())/unit
+    off = (y.double()-s.raw_pairs(u, j).double())/unit
     a = (x*g[:,None]**2).T@x
     a.diagonal().add_(_fitted((g*off)@x, p))
     return torch.linalg.solve(a, q)@x.T * g**2 * (x@p + off/g)
@@ -198,16 +198,23 @@ class LogUniform:
 
 def _recipe(dls, objective):
     "What `fit` and `fit_ranking` do when nothing is said"
-    if objective=='mse': return dict(n_factors=50, wd=auto_wd(dls), lr=0.025, n_epoch=6)
+    if objective=='mse': return dict(n_factors=50, wd=auto_wd(dls), lr=0.025, n_epoch=6, shrink=1.,
+                                     bs=even_batch(len(dls.train_ds)))
     r = ranking_recipe()
     return dict(n_factors=50, wd=ranking_wd(dls), lr=r['lr'], n_epoch=r['n_epoch'])
 
 def default_space(dls, # `RatingsDataLoaders`
                   objective:str='mse')->dict: # see `tune`
-    "Where `tune` looks: around the recipe, from half to twice its decay and learning rate"
-    wd,lr = (_recipe(dls, objective)[o] for o in ('wd','lr'))
-    return dict(n_factors=[20,30,50,80,120], wd=LogUniform(wd/2, wd*2), lr=LogUniform(lr/2, lr*2),
-                n_epoch=[4,6,8,10] if objective=='mse' else [10,20,30])
+    """Where `tune` looks: around the recipe, from half to twice its decay and learning rate.
+
+    For stars also from a quarter to four times as much decay and shrinking, and other batches"""
+    r,mse = _recipe(dls, objective),objective=='mse'
+    wide = 4 if mse else 2
+    res = dict(n_factors=[20,30,50,80,120], wd=LogUniform(r['wd']/wide, r['wd']*wide),
+               lr=LogUniform(r['lr']/2, r['lr']*2), n_epoch=[4,6,8,10] if mse else [10,20,30])
+    if not mse: return res
+    bs = [max(r['bs']//2, 1),r['bs'],2*r['bs']]
+    return dict(**res, shrink=LogUniform(0.25, 4), bs=sorted(set(bs)))
 
 # %% ../nbs/11_reasons.ipynb #87667367
 def _inner(dls, valid_pct, folds, seed, objective):
@@ -231,19 +238,19 @@ def _judge(inner, objective, seed, settings):
 
 def _trials(inner, space, n_trials, objective, seed):
     "Settings to try, and where they are drawn from"
-    with_recipe = space is None
-    if with_recipe: space = default_space(inner[0], objective)
+    own,recipe = space is not None,_recipe(inner[0], objective)
+    if not own: space = default_space(inner[0], objective)
     n_all = np.prod([len(v) if isinstance(v, list) else np.inf for v in space.values()])
     res = list(ParameterSampler(space, int(min(n_trials, n_all)), random_state=seed))
-    if with_recipe: res = [_recipe(inner[0], objective), *res[:-1]]
-    return [{k:o[k] for k in space} for o in res]
+    default = {k:recipe[k] for k in space if k in recipe}
+    return [default, *(o for o in (res if own else res[:-1]) if o!=default)]
 
 # %% ../nbs/11_reasons.ipynb #e2ad2c46
 def tune(dls, # `RatingsDataLoaders`; only their training rows are looked at
          # setting → list of values, or an object with `rvs` such as `LogUniform` (default:
-         # `default_space`, and the recipe's own settings as trial 0)
+         # `default_space`); trial 0 is what is done by default, whatever the space
          space:dict=None,
-         n_trials:int=20, # settings to try
+         n_trials:int=20, # settings to try (of a space of yours: besides trial 0)
          # 'mse': as `fit` trains, the lower the better; 'ndcg': as `fit_ranking`, the higher
          objective:str='mse',
          valid_pct:float=0.2, # inner part of the training rows to judge by
@@ -270,7 +277,8 @@ def tune(dls, # `RatingsDataLoaders`; only their training rows are looked at
     if res['mean'].isna().all():
         raise DivergedError("All trials diverged: give a space with lower learning rates")
     best = {k:v for k,v in rows[res.index[0]].items() if k not in ('mean','std')}
-    # more rows, less decay, as in `auto_wd`
-    if 'wd' in best: best['wd'] *= (len(inner[0].train_ds)/len(dls.train_ds))**0.5
+    more = len(dls.train_ds)/len(inner[0].train_ds)
+    if 'wd' in best: best['wd'] /= more**0.5   # more rows, less decay, as in `auto_wd`
+    if 'bs' in best: best['bs'] = round(best['bs']*more)   # as many batches
     res.attrs.update(objective=objective, best=best)
     return res

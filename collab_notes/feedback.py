@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import is_iter, patch
-from torch.nn import functional as F
 
 from .core import Surface, as_model
 from .data import RatingsDataLoaders, new_seed
@@ -54,7 +53,7 @@ def gini(counts, # how often each item was rated, or shown (n,), with a 0 for ea
 def _as_rows(items, catalogue):
     "Items as rows 1 … n_items (k, n), 0 for an empty place; and n_items"
     x = np.asarray(items)
-    if isinstance(catalogue, (Integral,np.bool_)):
+    if isinstance(catalogue, Integral):
         n = check_size('catalogue', catalogue)
         check_memory(f'catalogue={n}', 8*n)
         if x.size and x.dtype.kind not in 'iu':
@@ -62,8 +61,7 @@ def _as_rows(items, catalogue):
                                f"not {x.dtype}; for ids, give all ids as catalogue")
         bad = x[(x<0) | (x>n)]
     elif not is_iter(catalogue) or isinstance(catalogue, str):
-        raise SettingError(f"catalogue={brief(catalogue)}: give all ids, or how many items there "
-                           "are")
+        raise SettingError(f"catalogue={brief(catalogue)}: give all ids, or how many there are")
     else:
         ids = pd.Index(catalogue)
         if not ids.is_unique:
@@ -180,8 +178,7 @@ class Truth:
                 raise SettingError(f"{k}={v!r}: it must be a finite number, 0 or more")
         if not scale[0]<scale[1]: raise SettingError(f"scale={scale}: it must be (lowest, highest)")
         s,gen = as_model(o).as_surface(),torch.Generator().manual_seed(new_seed(seed))
-        n = s.vocab.n_users*s.vocab.n_items
-        check_memory(f'a utility for each of {n:,} pairs', 12*n, "Take fewer users")
+        check_memory('a utility for each pair', 12*s.vocab.n_users*s.vocab.n_items)
         users,items = (torch.arange(s.vocab.size(o)) for o in (False,True))
         every = s.replace(user_factors=s.user_factors*taste).pair_scores(users[:,None], items)
         # (n_users, n_items), with row and column 0 for #na#
@@ -238,27 +235,21 @@ class LoopState:
         return torch.bincount(self.pairs[:,1], minlength=self.n_items+1)
 
 # %% ../nbs/10_feedback.ipynb #7826fa37
-def _as_wide(rows, n):
-    "Lists (k, m) with empty places up to `n`"
-    check_memory(f'n={n}', 8*n*len(rows))
-    return F.pad(rows, (0, n-rows.shape[1]))
-
 def show_best(state, # a `LoopState`
               n:int, # how many for each user
              )->torch.Tensor: # item rows (n_users, n), best first, 0 for an empty place
     "What the model predicts to be liked best"
-    return _as_wide(top_rows(state.model, n=n, exclude=state.pairs)[0], n)
+    return top_rows(state.model, n=n, exclude=state.pairs)[0]
 
 def show_random(state, # a `LoopState`
                 n:int, # how many for each user
                )->torch.Tensor: # item rows (n_users, n), 0 for an empty place
     "Anything not rated yet"
-    n = check_size('n', n)
     x = torch.rand(state.n_users+1, state.n_items+1, generator=state.gen)
     x[:,0] = -1
     x[state.pairs[:,0],state.pairs[:,1]] = -1
-    v,i = x[1:].topk(min(n, state.n_items), dim=1)
-    return _as_wide(i*(v>=0), n)
+    v,i = x[1:].topk(min(check_size('n', n), state.n_items), dim=1)
+    return i*(v>=0)
 
 def show_popular(state, # a `LoopState`
                  n:int, # how many for each user
@@ -267,7 +258,7 @@ def show_popular(state, # a `LoopState`
     m = state.model
     only_counts = m.replace(item_factors=m.item_factors*0,
                             item_bias=state.counts.to(m.item_bias)/(1+len(state.pairs)))
-    return _as_wide(top_rows(only_counts, n=n, exclude=state.pairs)[0], n)
+    return top_rows(only_counts, n=n, exclude=state.pairs)[0]
 
 # %% ../nbs/10_feedback.ipynb #b877cd4b
 def _places(name, k, n):
@@ -292,7 +283,8 @@ def show_exploring(state, # a `LoopState`
                    n_random:int=2, # … of which so many are left to chance
                   )->torch.Tensor: # item rows (n_users, n), 0 for an empty place
     "The model's best, and evenly spaced among them `n_random` items at random"
-    base,k = show_best(state, n),_places('n_random', n_random, n)
+    base,n = show_best(state, n),min(n, state.n_items)
+    k = _places('n_random', n_random, n)
     users = torch.arange(1, len(base)+1)[:,None].expand(-1, n-k)
     kept = torch.stack([users, base[:,:n-k]], 2).reshape(-1, 2)
     return _put_in(base, show_random(replace(state, pairs=torch.cat([state.pairs, kept])), k))
@@ -300,8 +292,7 @@ def show_exploring(state, # a `LoopState`
 # %% ../nbs/10_feedback.ipynb #db67f012
 def discount_popularity(o, # what `as_model` takes, made of factors and biases
                         counts, # training ratings of each item by row (n_items+1,), row 0 for #na#
-                        # subtracted from an item's bias for each unit of ln(1 + count)
-                        strength:float=0.1,
+                        strength:float=0.1, # subtracted from a bias for each unit of ln(1+count)
                        )->Surface: # the same but for `item_bias`
     "A surface on which popular items must be better to rank as high"
     s,c = as_model(o).as_surface(),_check_counts(counts)
@@ -325,8 +316,7 @@ def group_shelves(items, # rows of items (m,) of ratings, 1 … n_items
                   groups, # of the user of each rating (m,)
                   n_items:int,
                   share:float=0.25, # of the catalogue, for each shelf
-                  # a film counts as if it had so many ratings more, in the proportions of all
-                  damping:float=20.,
+                  damping:float=20., # ratings added to a film's, in the proportions of all
                  )->dict: # group → rows of items, furthest above its share of all ratings first
     "For each group of users, the items that its members rate more than others do"
     rows,n = _as_rows(items, n_items)
@@ -352,16 +342,15 @@ def show_guarded(state, # a `LoopState`
                 )->torch.Tensor: # item rows (n_users, n), 0 for an empty place
     "The model's best, with `n_own` places of each list for the best of the group's own shelf"
     base,(g,names) = show_best(state, n),check_groups(groups, state.n_users)
-    k = _places('n_own', n_own, n)
-    lack = set(names)-set(shelves)
-    if lack:
+    k = _places('n_own', n_own, base.shape[1])
+    if lack := set(names)-set(shelves):
         raise SettingError(f"shelves: there is none for group {sorted(map(str, lack))[0]!r}, "
                            f"only for {list(shelves)}")
     own = torch.zeros(state.n_users, k, dtype=torch.long)
     for o in names:
         at = torch.as_tensor(np.flatnonzero(g==o))
-        own[at] = _as_wide(top_rows(state.model, at+1, n=k, exclude=state.pairs,
-                                    allowed=shelves[o])[0], k)
+        best = top_rows(state.model, at+1, n=k, exclude=state.pairs, allowed=shelves[o])[0]
+        own[at,:best.shape[1]] = best
     return _put_in(base, own)
 
 # %% ../nbs/10_feedback.ipynb #5a1881e5
@@ -425,8 +414,7 @@ def _check_loop(truth, pairs, groups, n_shown, n_chosen):
         raise SettingError(f"pairs: rows of users and items, shape (m, 2), not {tuple(p.shape)}")
     if not len(p): raise EmptyRatingsError("pairs: somebody must have rated something at the start")
     if (p<1).any() or (p>torch.tensor([truth.n_users, truth.n_items])).any():
-        raise UnseenIdError(f"pairs: users are rows 1 to {truth.n_users}, "
-                            f"items 1 to {truth.n_items}")
+        raise UnseenIdError(f"pairs: users are 1 to {truth.n_users}, items 1 to {truth.n_items}")
     if len(p.unique(dim=0))<len(p):
         raise SettingError("pairs: the same user rated the same item twice")
     if check_size('n_chosen', n_chosen)>check_size('n_shown', n_shown):
@@ -448,14 +436,13 @@ def simulate_loop(truth, # a `Truth`
                  )->pd.DataFrame: # measures: a row for each round, and 'all' and each group
     "Recommend, let them choose and rate, train again, and so on"
     pairs,groups = _check_loop(truth, pairs, groups, n_shown, n_chosen)
-    n_shown,n_chosen = min(n_shown, truth.n_items),min(n_chosen, truth.n_items)
-    seed = new_seed(seed)
+    n_shown,seed = min(n_shown, truth.n_items),new_seed(seed)
     gen,res,model = torch.Generator().manual_seed(seed),[],None
     ratings = truth.rate(pairs, gen)
     for r in range(1, check_size('n_rounds', n_rounds)+1):
         if model is None or retrain:
-            model = _train_on(pairs, ratings, truth.n_users, truth.n_items, (1000*seed+r)%2**32,
-                              **kwargs)
+            at = (1000*seed+r)%2**32
+            model = _train_on(pairs, ratings, truth.n_users, truth.n_items, at, **kwargs)
         state = LoopState(model, pairs, ratings, gen)
         seen = torch.zeros_like(truth.utility, dtype=torch.bool)
         seen[0],seen[:,0],seen[pairs[:,0],pairs[:,1]] = True,True,True

@@ -25,7 +25,9 @@ def odd_settings(m)->str: # a `BayesianPMF`; an empty string if nothing is wrong
         if type(v := getattr(m, k)) is not bool: return f"{k}={brief(v)} is neither yes nor no"
     if p.own is not (m.likelihood=='ordinal' and m.user_scale):
         return "whose cutpoints there are does not go with its settings"
-    if p.samples[0]['users'].shape[-1]!=m.n_factors+1:
+    # with who rated what, factors and bias twice, and a 1 (see `sampler`)
+    width = 2*(m.n_factors+1)+1 if m.implicit else m.n_factors+1
+    if p.samples[0]['users'].shape[-1]!=width:
         return f"its samples do not have {m.n_factors} factors"
     most = min(m.keep, m.n_sweeps-m.burn_in)
     if len(p.samples)>most: return f"it has {len(p.samples)} samples, and could have {most}"

@@ -28,7 +28,7 @@ class FactorModel(Module):
         self.n_users,self.n_items = check_size('n_users', n_users),check_size('n_items', n_items)
         self.n_factors,self.y_range = check_size('n_factors', n_factors),check_range(y_range)
         check_model(self)
-        self.classes = None   # while nobody has told it
+        self.classes = self.scale = None   # while nobody has told it: ids; the scale of ratings
 
 # %% ../nbs/02_from_scratch.ipynb #1fc4de8b
 class DotProduct(FactorModel):
@@ -56,6 +56,7 @@ def from_dls(cls:FactorModel, dls, # `DataLoaders` for collaborative filtering
     res = cls(len(dls.classes[user]), len(dls.classes[item]), n_factors, **kwargs)
     res.classes = {o:dls.classes[o] for o in (user,item)}
     r,ys = res.y_range,History.of(dls).part()[2] if has_rows(dls) else ()
+    if len(ys): res.scale = ys.min().item(),ys.double().mean().item(),ys.max().item()
     if r and len(ys) and not r[0] <= ys.min() <= ys.max() <= r[1]:
         raise RatingRangeError(f"y_range={r} does not span the ratings, which go from {ys.min():g} "
                                f"to {ys.max():g}: give a y_range a little wider than them")

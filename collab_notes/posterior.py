@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from torch.special import ndtr
 
 from .errors import UnsavableError, check_size
-from .sampler import Draws, Rows, top_svd
+from .sampler import Draws, Rows
+from .shares import top_svd
+from .unrated import Unrated
 from .vocab import plain
 
 # %% ../nbs/library/posterior.ipynb #cb0a2ba3
@@ -25,21 +27,24 @@ def _copied(o): return [x.clone() for x in o] if isinstance(o, list) else o.clon
 class Posterior:
     "Samples of all unknowns, and what they say of ratings; users and items are rows"
     def __init__(self, samples, # a list of dicts, as from `Gibbs.state`
-                 is_cold, # two bool tensors: users (n_users,), items (n_items,) without ratings
+                 unrated, # `Unrated`: who has no ratings, and what to say of them
                  levels, # of ratings, ascending (n_levels,)
                  own:bool=False, # has each user cutpoints of their own?
                  offset=None, scale=None): # what was standardised, if ratings are numbers
-        self.samples,self.is_cold,self.levels,self.own = samples,list(is_cold),levels,own
+        self.samples,self.unrated,self.levels,self.own = samples,unrated,levels,own
         self.offset,self.scale,self.k = offset,scale,len(levels)-1
         # each row's place among those without ratings, or -1
         self._at = [torch.where(o, o.cumsum(0)-1, -1) for o in self.is_cold]
+
+    @property
+    def is_cold(self): return self.unrated.is_cold
 
     @classmethod
     def of(cls, gibbs): # a `Gibbs`, before its first sweep
         "An empty one, which is to be filled by `add`"
         o = gibbs.scale
         number = [getattr(o, k, None) for k in ('offset','scale')]
-        return cls([], gibbs.is_cold, o.levels, o.own, *number)
+        return cls([], gibbs.unrated(), o.levels, o.own, *number)
 
     def add(self, state): self.samples.append({k:_copied(o) for k,o in state.items()})
     @property
@@ -74,7 +79,17 @@ def response(self:Posterior, st, rows, # a sample; `Rows` (n,)
         new = l<0   # a level that training did not have: it could be any
         mu = mu + torch.where(new, 0., e.index_select(1, l.clamp(min=0)))
         var = var + torch.where(new, s, 0.)
+    if centred and 'cuts' not in st: mu = self._mixed(mu, rows.users, rows.items)
     return mu,var
+
+@patch
+def _mixed(self:Posterior, x, u, i, stars=False):
+    "What the model says (numbers, stars, or probabilities of levels), and means in their part"
+    m = self.unrated.means
+    if stars: m = [o@self.levels for o in m]
+    elif self.scale is not None: m = [o[:,0] for o in m]
+    else: m = [o.cumsum(1)[:,:-1] for o in m]
+    return self.unrated.mixed(x, u, i, m)
 
 @patch
 def _unrated(self:Posterior, st, rows, u, v, pairs=True):
@@ -101,7 +116,8 @@ def cdf(self:Posterior, st, rows, # a sample; `Rows` (n,)
         if centred and cold.any():
             cuts = torch.where(cold, st['common'][:,None], cuts)
             var = var + torch.where(cold, st['cut_var'][:,None], 0.)
-    return ndtr((cuts-mu)/var.sqrt())
+    p = ndtr((cuts-mu)/var.sqrt())
+    return self._mixed(p, rows.users, rows.items) if centred and 'cuts' in st else p
 
 @patch
 def expected(self:Posterior, st, rows, # a sample; `Rows` (n,)
@@ -165,13 +181,15 @@ def intervals(self:Posterior, rows, # `Rows` (n,)
               level:float, # how likely a rating is to lie in its interval, at least
              )->tuple: # lowest and highest level in it (n,), (n,)
     "The shortest run of neighbouring levels that holds a rating with probability `level`"
-    p,l,n = self.dist(rows),self.levels.cpu(),self.k+1
-    low,high = torch.tensor([(i,i+w) for w in range(n) for i in range(n-w)]).T
-    c,width = F.pad(p.cumsum(1), (1,0)),high-low+1
-    mass = c[:,high+1]-c[:,low]
-    short = torch.where(width==n, -10.*n, -torch.inf)   # the whole, where rounding left no other
-    best = torch.where(mass>=level-1e-9, mass-width*10., short).argmax(1)   # then the likeliest
-    return l[low[best]],l[high[best]]
+    l,n = self.levels.cpu(),self.k+1
+    c = F.pad(self.dist(rows).cumsum(1), (1,0))
+    # for each lowest level: the first highest one with which it is enough
+    high = torch.searchsorted(c[:,1:].contiguous(), c[:,:-1]+level-1e-9)
+    ok,high = high<n,high.clamp(max=n-1)
+    ok[:,0] = True   # the whole, where rounding left no other
+    score = c.gather(1, high+1)-c[:,:-1] - 10.*(high-torch.arange(n))   # then the likeliest
+    low = torch.where(ok, score, -torch.inf).argmax(1)
+    return l[low],l[high.gather(1, low[:,None])[:,0]]
 
 # %% ../nbs/library/posterior.ipynb #ce3c9582
 @patch
@@ -189,8 +207,9 @@ def scores(self:Posterior, users, items, # rows (k,), (m,)
 def _dense(self:Posterior, st, rows):
     "Mean response of each user to each item (chains, k, m), and rows of both"
     u,v = self._picked(st, rows)
-    mu = torch.baddbmm(v[...,-1][:,None], u[...,:-1], v[...,:-1].mT)
-    return mu.add_(u[...,-1:]),u,v
+    mu = torch.baddbmm(v[...,-1][:,None], u[...,:-1], v[...,:-1].mT).add_(u[...,-1:])
+    if 'cuts' not in st: mu = self._mixed(mu, rows.users[:,None], rows.items)
+    return mu,u,v
 
 @patch
 def _numbers(self:Posterior, st, rows):
@@ -212,7 +231,7 @@ def _stars(self:Posterior, st, rows):
             inv = (var + torch.where(cold, st['cut_var'][:,None,n:n+1], 0.)).rsqrt()*half
             z = mu*inv
         res.add_((cuts[...,n:n+1]*inv-z).erf_().mean(0), alpha=(l[n]-l[n+1])/2)
-    return res.add_((l[0]+l[-1])/2)
+    return self._mixed(res.add_((l[0]+l[-1])/2), rows.users[:,None], rows.items, stars=True)
 
 # %% ../nbs/library/posterior.ipynb #612829ed
 @patch
@@ -293,7 +312,9 @@ def state(self:Posterior)->dict: # name → tensor, list of tensors, dict or pla
     more = {k:_stacked([st[k] for st in self.samples]) for k in self.samples[0]}
     number = {k:o if o is None else o.cpu() for k in ('offset','scale') for o in [getattr(self, k)]}
     return dict(users=more.pop('users'), items=more.pop('items'), more=more, own=self.own,
-                is_cold=[o.cpu() for o in self.is_cold], levels=self.levels.cpu(), **number)
+                is_cold=[o.cpu() for o in self.is_cold], levels=self.levels.cpu(), **number,
+                means=[o.cpu() for o in self.unrated.means], trust=self.unrated.trust,
+                told=self.unrated.told)
 
 def _unstacked(o, n): return [x[n].clone() for x in o] if isinstance(o, list) else o[n].clone()
 
@@ -302,7 +323,8 @@ def from_state(cls:Posterior, state): # from `state`; a `Posterior`
     "The posterior that `state` was taken of, on the CPU"
     both = {'users':state['users'], 'items':state['items'], **state['more']}
     samples = [{k:_unstacked(o, n) for k,o in both.items()} for n in range(len(state['users']))]
-    return cls(samples, *(state[k] for k in ('is_cold','levels','own','offset','scale')))
+    unrated = Unrated(*(state[k] for k in ('is_cold','means','trust','told')))
+    return cls(samples, unrated, *(state[k] for k in ('levels','own','offset','scale')))
 
 # %% ../nbs/library/posterior.ipynb #82559b72
 @patch
@@ -332,6 +354,7 @@ def unsound(self:Posterior, n_users:int, n_items:int)->str: # rows there are; ''
     if l.abs().max()>1e36: return "its levels are too far apart"
     if (self.scale is None)!=(self.offset is None): return "its scale has no offset"
     if self.scale is not None and (why := _odd_scale(self.offset, self.scale, l)): return why
+    if why := self.unrated.unsound(l, self.scale is not None): return why
     want = self._shapes(n_users, n_items)
     for n,st in enumerate(self.samples):
         if why := _odd_sample(st, want): return f"sample {n}: {why}"

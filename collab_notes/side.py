@@ -63,6 +63,7 @@ def floats(self:Numbers, s)->np.ndarray: # (n,) float64, NaN where it is missing
         except TypeError:
             # of a time zone, or of none
             _refuse(np.flatnonzero(has), f'{self.kind} like the others')
+            num = pd.Series(np.nan, s.index)   # all are missing
     num = pd.to_numeric(num, errors='coerce')
     v = num.astype('Float64').to_numpy(dtype=float, na_value=np.nan)
     _refuse(np.flatnonzero((np.isnan(v) & has) | np.isinf(v)), 'finite number')
@@ -351,6 +352,18 @@ def _facts_by_id(table, key, ids):
                              "out the column in which they differ", bad)
     return table.drop_duplicates(key).set_index(key)
 
+def _absent_remedy(table, key, bad, n):
+    "What can be done about rated ids that a table of facts has not"
+    known = {str(o):plain(o) for o in (table[key] if key in table.columns else table.index)}
+    o = next((plain(o) for o in bad if str(o) in known), None)
+    if o is not None:
+        was,own = known[str(o)],type(o).__name__
+        return (f"Ids of the ratings are of type {own}, those of the table of type "
+                f"{type(was).__name__}: {o!r} is not {was!r}. Make them one type, e.g. with "
+                f"table[{key!r}] = table[{key!r}].astype({own})")
+    if len(bad)==n: return "It has none of them: is it a table of others?"
+    return "Add them, or pass absent='na' to treat what is not known of them as missing"
+
 def side_rows(
     table:pd.DataFrame, # a row for each user or item: a column (or index) of ids, and facts
     key:str, # the column of ids, called as in the ratings
@@ -361,14 +374,13 @@ def side_rows(
     "Facts of `ids`; raises `MissingColumnError`, or `SideTableError` on rows that do not fit"
     check_one_of('absent', absent, ('error','na','skip'))
     ids = list(ids)
-    table = _facts_by_id(table, key, ids)
+    given,table = table,_facts_by_id(table, key, ids)
     rows = table.index.get_indexer(ids)
     bad = [o for o,r in zip(ids, rows) if r<0]
     if bad and (absent=='error' or len(bad)==len(ids)):
         raise SideTableError(f"{key}: {len(bad):,} of {len(ids):,} rated ids are not in the table "
-                             f"({', '.join(repr(plain(o)) for o in bad[:3])}). Add them, "
-                             f"or pass absent='na' to "
-                             "treat what is not known of them as missing", bad)
+                             f"({', '.join(repr(plain(o)) for o in bad[:3])}). "
+                             + _absent_remedy(given, key, bad, len(ids)), bad)
     if absent=='skip': return table.iloc[rows[rows>=0]]
     res = table.iloc[np.maximum(rows, 0)].set_axis(pd.Index(ids, name=key))
     return res.mask(pd.Series(rows<0, index=res.index)) if bad else res

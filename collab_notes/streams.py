@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'shown', 'Teller', 'telling', 'progress', 'input_file', 'forget_input', 'input_lines', 'lines_of',
-           'check_file', 'made_folder', 'check_folder', 'format_of', 'check_out', 'no_formulas', 'as_bytes', 'write',
-           'write_picture']
+           'check_file', 'made_folder', 'check_folder', 'format_of', 'check_out', 'digits_for', 'plain_table',
+           'no_formulas', 'as_bytes', 'write', 'write_picture']
 
 # %% ../nbs/library/streams.ipynb #47fbaca1
 import codecs, io, os, re, shutil, sys, tempfile
@@ -192,6 +192,24 @@ def check_out(out, # name of the file; `-` or `None` for standard output
     if out not in (None,'-'): check_file(out)
     return fmt
 
+# %% ../nbs/library/streams.ipynb #3e496be1
+def digits_for(*values, # numbers
+               least:int=2)->int: # digits behind the point
+    "So many digits behind the point that the largest of some small numbers is not printed as 0.00"
+    import numpy as np
+    x = np.abs(np.asarray([o for v in values for o in np.atleast_1d(v)], dtype=float))
+    top = x[np.isfinite(x)].max(initial=0)
+    return least if not 0<top<10**(1-least) else min(least-1-int(np.floor(np.log10(top))), 300)
+
+def plain_table(df, # a table
+                digits:int=2, # behind the point, at least
+                **kwargs)->str:
+    "A table as text, in which small numbers can be told apart"
+    import pandas as pd
+    own = {o:digits_for(df[o].dropna().to_numpy(), least=digits) for o in df
+           if pd.api.types.is_float_dtype(df[o])}
+    return df.to_string(formatters={k:f'{{:.{n}f}}'.format for k,n in own.items()}, **kwargs)
+
 # %% ../nbs/library/streams.ipynb #3e496bf4
 _FORMULA = '=','+','-','@','\t','\r'
 
@@ -206,7 +224,7 @@ def no_formulas(df): # a table
 
 def _table_text(df):
     if not len(df): return f"There is nothing to show ({', '.join(map(str, df.columns))}).\n"
-    return shown(df.to_string(index=False, float_format='{:.3f}'.format))+'\n'
+    return shown(plain_table(df, 3, index=False))+'\n'
 
 def as_bytes(df, format:str, # one of `FORMATS`
              safe:bool=False, # in csv, no text that a spreadsheet would run?

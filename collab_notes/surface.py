@@ -35,18 +35,21 @@ class Surface(Model):
                  vocab, # a `Vocab`, or a dict: user column → ids by row, then the same for items
                  y_range:tuple=None, # (low, high), or `None`
                  rates:bool=True, # are scores ratings, or only an order?
-                 history=None, about=None): # a `History`; settings
+                 history=None, about=None, # a `History`; settings
+                 scale:tuple=None): # lowest, mean and highest rating (default: as `history` says)
         self.user_factors,self.item_factors = user_factors,item_factors
         self.user_bias,self.item_bias = user_bias,item_bias
         self.vocab = vocab if isinstance(vocab, Vocab) else Vocab(vocab)
         self.y_range,self.rates,self._history,self.about = y_range,rates,history,about
+        self.scale = scale
 
     def replace(self, **kwargs): # a `Surface`
         "The same but for `kwargs`"
-        old = {k:getattr(self, k) for k in (*TENSORS,'vocab','y_range','rates','about')}
+        old = {k:getattr(self, k) for k in (*TENSORS,'vocab','y_range','rates','about','scale')}
+        if 'history' in kwargs: old['scale'] = self.limits   # of what it was trained on
         return Surface(**{**old, 'history':self._history, **kwargs})
 
-    def state(self): return {k:getattr(self, k) for k in (*TENSORS,'y_range','rates')}
+    def state(self): return {k:getattr(self, k) for k in (*TENSORS,'y_range','rates','scale')}
     @property
     def dtype(self): return self.user_factors.dtype
     def factors(self, is_item=True): return self.item_factors if is_item else self.user_factors
@@ -83,12 +86,10 @@ def unsound(self:Surface)->str: # an empty string if nothing is wrong
     most = [getattr(self, o).abs().max().double() for o in TENSORS]
     if most[0]*most[1]*self.user_factors.shape[1]+most[2]+most[3]>torch.finfo(self.dtype).max:
         return "its numbers are so large that scores would not be finite"
-    return odd_range(self.y_range, self.dtype)
+    return odd_range(self.y_range, self.dtype) or self.odd_scale()
 
 @patch
-def pair_scores(self:Surface, users, # rows of users, any shape
-                items, # rows of items, of a shape that broadcasts with it
-               )->torch.Tensor: # scores, in that shape
+def raw_pairs(self:Surface, users, items): # see `Model.raw_pairs`
     "A score for each pair: a rating, if the model predicts ratings"
     u,i = torch.as_tensor(users),torch.as_tensor(items)
     for name,o in (('users',u),('items',i)):
@@ -103,7 +104,8 @@ def scores(self:Surface, users, # rows of users (k,)
     "Scores of items for users"
     users = torch.as_tensor(users)
     items = torch.arange(self.vocab.n_items) if items is None else torch.as_tensor(items)
-    return self.shown(self.scorer(items)(users), users)
+    res = self.shown(self.scorer(items)(users), users)
+    return self.bounded(res, users[:,None], items)
 
 # %% ../nbs/library/surface.ipynb #2ff35f58
 @patch
@@ -126,4 +128,4 @@ def shown(self:Surface, scores, # (k, n), from `scorer`
           users, # rows of users (k,)
          )->torch.Tensor: # (k, n)
     "Scores as predicted ratings, or as they are where they are only an order"
-    return in_range(scores + self.user_bias[users][:,None], self.y_range)
+    return self.bounded(in_range(scores + self.user_bias[users][:,None], self.y_range))

@@ -31,6 +31,7 @@ from .core import filled, in_range
 from .data import RatingsDL
 from .errors import CollabError, SettingError, check_seed, check_size, check_std
 from .models import DotProductBias, FactorModel
+from .shrink import ShrinkBiases, warn_if_means_win
 from .sizes import check_model
 from .vocab import History
 
@@ -119,26 +120,32 @@ def _tables(net, is_item, n):
     return list({id(o):o for o in ts if isinstance(o, torch.nn.Parameter) and len(o)==n}.values())
 
 def _fill(net, counts, is_item):
-    for t in _tables(net, is_item, len(counts)): t.copy_(filled(t, counts, is_item))
+    only_na = is_item and not getattr(net, 'rates', True)   # what is unchosen is little chosen
+    for t in _tables(net, is_item, len(counts)): t.copy_(filled(t, counts, only_na))
     facts,rated = getattr(net, 'item_x' if is_item else 'user_x', None),counts>0
     if isinstance(facts, torch.Tensor) and len(facts)==len(counts) and rated.any():
         facts[0] = facts[rated.to(facts.device)].mean(0)   # of nobody else, since theirs are known
 
 class FillUnknown(Callback):
-    "In training, give `#na#`, and users without ratings, the mean row of others (for validation)"
+    "In training, give `#na#`, and rows without ratings, the mean row of others (for validation)"
+    order = ShrinkBiases.order+0.2   # when there are biases to take the mean of
     counts = None   # in training: ratings of each row, of users and of items
-    def before_train(self):
-        if self.counts is not None: return
+    def before_fit(self): self.counts = None
+    def before_resume(self):
+        if self.counts is not None or hasattr(self, 'lr_finder'): return
         known = History.of(self.dls)
         self.counts = {o:known.counts(o) for o in (False,True)}
+    def before_train(self): self.before_resume()
     def before_validate(self):
         with torch.no_grad():
             for is_item,n in (self.counts or {}).items(): _fill(get_model(self.model), n, is_item)
-    def after_fit(self): self.counts = None
+    def after_fit(self):
+        self.before_validate()
+        self.counts = None
 
-def every_training()->list: # of callbacks
-    "What each training of ratings here does, see `callbacks`"
-    return [FillUnknown(),StandardScale(),StopDiverged()]
+def every_training(shrink:float=1.)->list: # of callbacks; see `ShrinkBiases`
+    "What each training of ratings here does, see `callbacks` and `shrink`"
+    return [ShrinkBiases(shrink),FillUnknown(),StandardScale(),StopDiverged()]
 
 # %% ../nbs/03_weight_decay.ipynb #28244324
 def check_dls(dls): # `DataLoaders`
@@ -179,6 +186,8 @@ def ratings_learner(dls, # `RatingsDataLoaders`
                     moms=(0.8,0.8,0.8), # momentum through the cycle
                     # of the default model, so many at once, averaged: a `DotProductBiasEnsemble`
                     n_models:int=1,
+                    # how strongly biases of few ratings are drawn to what is usual; 0: not at all
+                    shrink:float=1.,
                     cbs=None, # fastai callbacks
                     **kwargs)->Learner:
     "An untrained `Learner` with the recipe's optimizer, batches and decay"
@@ -193,7 +202,7 @@ def ratings_learner(dls, # `RatingsDataLoaders`
     wd = ifnone(wd, auto_wd(dls)*(0.7 if many else 1))
     return Learner(dls, model, loss_func=loss_func or MSELossFlat(), opt_func=fused_adamw,
                    splitter=factors_and_biases, wd=[wd,0.], lr=lr, moms=moms,
-                   cbs=L(cbs)+every_training()+([EachModel()] if many else []), **kwargs)
+                   cbs=L(cbs)+every_training(shrink)+([EachModel()] if many else []), **kwargs)
 
 # %% ../nbs/03_weight_decay.ipynb #8b01d5d8
 def _options(dls, n_epoch, patience, restore_best, checkpoint, cbs):
@@ -236,6 +245,7 @@ def fit(dls, # `RatingsDataLoaders`
         if checkpoint is None: learn.fit_one_cycle(n_epoch, learn.lr)
         else: fit_in_folder(learn, Path(checkpoint), asked)
     learn.remove_cbs(cbs)
+    warn_if_means_win(learn)
     return learn
 
 # %% ../nbs/03_weight_decay.ipynb #832a1771

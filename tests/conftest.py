@@ -48,6 +48,22 @@ def ratings_by(s, n=500, seed=0, noise=0.3):
     p = s.pair_scores(s.vocab.rows(df.user, False), s.vocab.rows(df['item'])).numpy() + noise*rng.standard_normal(len(df))
     return df.assign(rating=np.clip(p, *(s.y_range or (-9,9))).round(2))
 
+def shapes_of(seed=0):
+    "Ratings of many kinds: name → table. Biases and two tastes, put on a scale"
+    rng = np.random.default_rng(seed)
+    def made(n, n_users, n_items, grade, head=0., taste=0.5):
+        w = 1/(1+np.arange(n_items))**head
+        u,i = rng.integers(n_users, size=n),rng.choice(n_items, n, p=w/w.sum())
+        p,q = rng.normal(size=(n_users,2)),rng.normal(size=(n_items,2))
+        z = 0.6*rng.normal(size=n_users)[u] + 0.5*rng.normal(size=n_items)[i] + taste*(p[u]*q[i]).sum(1) + 0.7*rng.normal(size=n)
+        return pd.DataFrame(dict(user=u, item=i, rating=grade(z))).drop_duplicates(['user','item'], ignore_index=True)
+    def stars(z): return np.clip(np.round(3.6+z), 1, 5)
+    return {'stars':made(2000, 60, 80, stars), 'halves':made(2000, 60, 80, lambda z: np.clip(np.round(2*(3.5+z))/2, 0.5, 5)),
+            '1 to 10':made(2000, 60, 80, lambda z: np.clip(np.round(7+2*z), 1, 10)), '0 to 100':made(1500, 500, 250, lambda z: np.clip(np.round(70+30*z), 0, 100)),
+            '-10 to 10':made(2000, 100, 40, lambda z: np.clip(5*z, -10, 10)), 'two a user':made(1600, 800, 200, stars), 'one a user':made(1500, 1500, 150, stars),
+            'heavy head':made(2000, 200, 200, stars, head=1.3), 'no taste':made(2000, 130, 130, stars, taste=0.), 'few':made(200, 30, 30, stars),
+            'ten in all':made(10, 4, 4, stars)}
+
 def loaders_of(df=None, bs=32, **kw):
     "`RatingsDataLoaders` of a table, or of `ratings_of(**kw)`"
     from collab_notes.data import RatingsDataLoaders

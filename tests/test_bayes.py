@@ -81,7 +81,8 @@ def test_no_table_no_link_table():
 # --- ratings
 def test_ordinal_needs_few_levels():
     fine = ratings.assign(rating=ratings.rating+np.random.default_rng(0).random(len(ratings)))
-    with pytest.raises(RatingsError, match='gaussian'): fitted(loaders(fine))
+    with pytest.raises(RatingsError, match='gaussian'): fitted(loaders(fine), likelihood='ordinal')
+    assert fitted(loaders(fine)).likelihood=='gaussian' and fitted().likelihood=='ordinal'
     m = fitted(loaders(fine), likelihood='gaussian')
     p = m.predict(fine)
     assert m.as_surface().y_range is None and fine.rating.min() <= p.prediction.min() <= p.prediction.max() <= fine.rating.max()
@@ -197,7 +198,7 @@ def test_same_seed_same_numbers(kw):
 def test_chains_are_independent_of_each_other():
     m = fitted(chains=2)
     u = m.posterior.samples[0]['users']
-    assert u.shape==(2,25,3) and not torch.allclose(u[0], u[1]) and m.trace('user bias sd').shape==(2,6)
+    assert u.shape==(2,25,7) and not torch.allclose(u[0], u[1]) and m.trace('user bias sd').shape==(2,6)
 
 def test_held_out_rows_do_not_matter():
     split = np.arange(300),np.arange(300, 400)

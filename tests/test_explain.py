@@ -114,8 +114,16 @@ def test_tune(dls, ratings, split):
     pd.testing.assert_frame_equal(a, tune(other, space, n_trials=3, seed=1))      # the validation part has no say
     fit(dls, seed=0, progress=False, **a.attrs['best'])
     b = tune(dls, dict(n_factors=[2], n_epoch=[1,2]), n_trials=9, folds=2, objective='ndcg')
-    assert len(b) == 2 and list(b) == ['n_factors','n_epoch','mean','std'] and b['mean'].is_monotonic_decreasing
+    assert len(b) == 3 and list(b) == ['n_factors','n_epoch','mean','std'] and b['mean'].is_monotonic_decreasing
     assert len(plot_tuning(a)) == 3
+
+@pytest.mark.parametrize('space', [None, dict(wd=[30.], n_epoch=[1]), dict(shrink=[9.]), dict(std=[1.], lr=[0.5])])
+def test_tune_never_ends_worse_than_the_default(dls, space):
+    "What is done by default is trial 0, whatever the space; what is best can be given to `fit`"
+    t = tune(dls, space, n_trials=2, seed=1)
+    assert t['mean'].iloc[0] <= t['mean'][0]
+    quiet = fit(dls, seed=0, progress=False, **t.attrs['best'])
+    assert np.isfinite(quiet.recorder.values[-1][1])
 
 @pytest.mark.parametrize('kw', [dict(objective='rmse'), dict(n_trials=0), dict(folds=0), dict(space={}), dict(space=[1])])
 def test_tune_refuses(dls, kw):

@@ -89,7 +89,7 @@ def test_surface_looks_and_does_not_touch(dls, make, training):
     assert ([p.requires_grad for p in model.parameters()],[p.device for p in model.parameters()],[p.data_ptr() for p in model.parameters()],rng_states()) == before[1:]
     assert all(m.training==training for m in model.modules()) and learn.dls.train.rng.getstate()==nxt
     x = dls.train.tensors()[0].long()
-    with torch.no_grad(): assert torch.allclose(s.pair_scores(x[:,0], x[:,1]), model(x).flatten(), atol=1e-5)
+    with torch.no_grad(): assert torch.allclose(s.raw_pairs(x[:,0], x[:,1]), model(x).flatten(), atol=1e-5)
     for n in four:
         assert not getattr(s, n).requires_grad
         getattr(s, n).fill_(9)
@@ -224,7 +224,7 @@ def test_fit_leaves_everything_else_as_it_was(dls):
     learn = fit(dls, 3, seed=1, progress=False, cbs=cbs, patience=5, restore_best=True)
     assert cbs == [cb] and cb.n == 3 and cb not in learn.cbs
     assert ([o.bs for o in dls.loaders], dls.train.rng.getstate(), rng_states(), dls.path) == (bs, order, states, path)
-    assert {type(o).__name__ for o in learn.cbs} == {type(o).__name__ for o in Learner(dls, learn.model, loss_func=MSELossFlat()).cbs} | {'FillUnknown','StandardScale','StopDiverged'}
+    assert {type(o).__name__ for o in learn.cbs} == {type(o).__name__ for o in Learner(dls, learn.model, loss_func=MSELossFlat()).cbs} | {'ShrinkBiases','FillUnknown','StandardScale','StopDiverged'}
     assert sorted(y for _,ys in dls.train for y in ys[:,0].tolist()) == sorted(df.rating.iloc[random_split(df, seed=0)[0]])
     assert fit(dls, 1, progress=False, cbs=Counter()).recorder.values   # one callback, not in a list
 
