@@ -16,7 +16,7 @@ import torch
 from scipy import sparse as sps
 
 from .errors import SettingError, UnsupportedError
-from .newcomers import kept
+from .protocol import kept
 from .topn import stable_topk
 
 # %% ../nbs/library/choices.ipynb #701f09ac

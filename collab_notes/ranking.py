@@ -32,8 +32,8 @@ from .errors import (
     SettingError, UnsupportedError, brief, check_one_of, check_seed, check_size)
 from .lists import ndcg_of
 from .models import DotProductBias
-from .newcomers import grown, kept
-from .protocol import Folded, Model
+from .newcomers import grown
+from .protocol import Folded, Model, kept
 from .sizes import TRAINED, check_memory
 from .training import FillUnknown, auto_wd, check_dls, factors_and_biases
 from .vocab import History, by_user, items_of
@@ -269,7 +269,7 @@ def _gram(history, reg, step=4096): # a `History`
 
 class EASE(Model):
     "Each item from all others by ridge regression with a zero diagonal (Steck 2019)"
-    rates,needs_history = False,True
+    rates,needs_history,quick_fold = False,True,True
     schema = dict(weights=('items','items'))
     def __init__(self, data, # `DataLoaders` (training rows), a ratings table, or a `History`
                  reg:float=400., # λ
@@ -420,6 +420,9 @@ def scorer(self:Blend, rows): # rows of items (m,)
 
 @patch(as_prop=True)
 def reads_ratings(self:Blend): return any(o.reads_ratings for o in self.parts)
+
+@patch(as_prop=True)
+def quick_fold(self:Blend): return not self.rates and all(o.quick_fold for o in self.parts)
 
 @patch
 def scores(self:Blend, users, # rows of users (k,)

@@ -16,8 +16,8 @@ from collab_notes.choices import (
     number_in, same_cells,
     with_few)
 from .errors import SettingError, SideTableError
-from .newcomers import grown, kept
-from .protocol import Folded, Model
+from .newcomers import grown
+from .protocol import Folded, Model, kept
 from .side import SideTable, side_rows
 from .sizes import check_memory
 
@@ -120,7 +120,7 @@ def solve_ridge(c, f, # of people, from `encode_rows`
 # %% ../nbs/library/ridge.ipynb #1fe87b4d
 class ItemRidge(Model):
     "Each item by ridge regression on what was chosen, how it was liked, and facts about items"
-    rates,needs_history = False,True
+    rates,needs_history,quick_fold = False,True,True
     schema = dict(weights=('columns','items'), damp=('items',))
     def __init__(self, data, # `DataLoaders` (training rows), a ratings table, or a `History`
                  side=None, # facts: a table of items, ids called as in the ratings
