@@ -76,7 +76,7 @@ class ImplicitALS(Model):
         self._learn_few()
 
     @property
-    def stars(self): return Scale(self.middle, self.half)
+    def liked_by(self): return Scale(self.middle, self.half)
     @property
     def reads_ratings(self): return self.half>0 and self.star>0
 
@@ -90,7 +90,7 @@ def _solve(self:ImplicitALS, w, v, is_item): # weights (n, m), the other side's 
 
 @patch
 def _train(self:ImplicitALS, k, n_sweeps, n_models, seed):
-    w = self._weights(liking_table(self.history, self.stars))
+    w = self._weights(liking_table(self.history, self.liked_by))
     wt,models = w.T.tocsr(),[]
     g = torch.Generator()
     if seed is None: seed = g.seed()%2**31
@@ -114,7 +114,7 @@ def newcomer(self:ImplicitALS, rows, # of what was chosen, or of who chose it (m
              is_item:bool=False, # of a new item?
             )->torch.Tensor: # (n_models, n_factors)
     "Factors of somebody new, in closed form"
-    w = self._weights(liking_row(rows, ratings, self.stars, self.vocab.size(not is_item)))
+    w = self._weights(liking_row(rows, ratings, self.liked_by, self.vocab.size(not is_item)))
     theirs = self.user_factors if is_item else self.item_factors
     return torch.from_numpy(np.stack([self._solve(w, o.numpy(), is_item)[0] for o in theirs]))
 
@@ -214,7 +214,7 @@ def parts_of(self:ImplicitALS, rows, # of what somebody chose (m,)
              item:int, # row of an item
             )->torch.Tensor: # (m,)
     "What each choice adds to the score of `item`; together that is the factors' part of it"
-    x = liking_row(rows, ratings, self.stars, self.vocab.n_items)
+    x = liking_row(rows, ratings, self.liked_by, self.vocab.n_items)
     w,res = self._weights(x),0.
     at = torch.from_numpy(x.indices).long()
     d = torch.from_numpy(w.data).double()

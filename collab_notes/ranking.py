@@ -25,7 +25,7 @@ from fastcore.meta import delegates
 from torch.nn import functional as F
 
 from .callbacks import StopDiverged
-from .choices import few_of, few_weight, shares, with_few
+from .choices import few_of, few_weight, shares, with_few, with_few_item
 from .core import as_model
 from .data import RatingsDL
 from .errors import (
@@ -346,7 +346,7 @@ def fold(self:EASE, rows, # of what a newcomer chose (m,), or of who chose a new
         return Folded(x, None, {}, [])
     everyone = self.chosen(torch.arange(self.vocab.n_users))
     b = torch.linalg.solve(_gram(self.history, self.reg), self.history.chosen(rows).double().sum(0))
-    return Folded(everyone@b.float(), None, {}, [])
+    return Folded(with_few_item(self, self._said, everyone@b.float(), rows), None, {}, [])
 
 @patch
 def with_row(self:EASE, id, folded, # from `fold`

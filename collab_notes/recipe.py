@@ -24,7 +24,14 @@ from .ridge import ItemRidge, ridge_bytes
 from .topn import stable_topk
 from .vocab import History
 
-# %% ../nbs/12_recipe.ipynb #81af5da5
+# %% ../nbs/12_recipe.ipynb #be00338e
+def _at_most(at, share, seed):
+    "Rounding item by item may hold out a little more than the share: some go back"
+    most = int(share*(len(at[0])+len(at[1])))
+    if len(at[1])<=most: return at
+    order = np.random.default_rng(seed).permutation(np.asarray(at[1]))
+    return np.sort(np.r_[np.asarray(at[0]), order[most:]]),np.sort(order[:most])
+
 def inner_part(data, # `DataLoaders` (training rows), a ratings table, or a `History`
                valid_pct:float=0.2, # share of each item's training ratings that is held out
                seed:int=42, # of the split
@@ -33,7 +40,7 @@ def inner_part(data, # `DataLoaders` (training rows), a ratings table, or a `His
     h = History.of(data)
     df = h.table()
     names = list(df.columns[:2])
-    at = stratified_split(df, valid_pct, seed, 'item', *names)
+    at = _at_most(stratified_split(df, valid_pct, seed, 'item', *names), valid_pct, seed)
     if not len(at[1]):
         raise SettingError(f"valid_pct={valid_pct}: no training rating would be held out; give "
                            "more ratings, or a larger share")

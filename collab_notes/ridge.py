@@ -196,14 +196,14 @@ def _rows_of(self:ItemRidge, x): # likings, sparse (k, n_items)
     return c if f is None else torch.cat([c, torch.from_numpy(f)], 1)
 
 @patch(as_prop=True)
-def stars(self:ItemRidge): return Scale(self.middle, self.half)
+def liked_by(self:ItemRidge): return Scale(self.middle, self.half)
 
 @patch
 def _table(self:ItemRidge):
     if self.history is None:
         raise SettingError("ItemRidge scores by what users have chosen, and this one does not know "
                            "it: give history=…, a ratings table or DataLoaders")
-    return kept(self, 'table', lambda: liking_table(self.history, self.stars))
+    return kept(self, 'table', lambda: liking_table(self.history, self.liked_by))
 
 @patch
 def rows(self:ItemRidge, users, # rows of users (k,)
@@ -213,7 +213,7 @@ def rows(self:ItemRidge, users, # rows of users (k,)
 
 @patch
 def _of_newcomer(self:ItemRidge, rows, ratings=None):
-    x,n = liking_row(rows, ratings, self.stars, self.vocab.n_items),self.vocab.n_items
+    x,n = liking_row(rows, ratings, self.liked_by, self.vocab.n_items),self.vocab.n_items
     z,at = self._rows_of(x)[0],torch.from_numpy(x.indices).long()
     return z[at]@self.weights[at] + z[n:]@self.weights[n:]
 
@@ -223,7 +223,7 @@ def parts_of(self:ItemRidge, rows, # of what somebody chose (m,)
              item:int, # row of an item
             )->torch.Tensor: # (m,) float64, in the order of items
     "What each choice adds to the score of `item`: by itself, and by its facts"
-    x,n = liking_row(rows, ratings, self.stars, self.vocab.n_items),self.vocab.n_items
+    x,n = liking_row(rows, ratings, self.liked_by, self.vocab.n_items),self.vocab.n_items
     at = torch.from_numpy(x.indices).long()
     res = self._rows_of(x)[0,at].double()*self.weights[at,item]
     if self.facts is None: return res
