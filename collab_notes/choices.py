@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Scale', 'FEW', 'Few', 'liking_scale', 'liking', 'liking_table', 'liking_row', 'same_cells', 'number_in', 'no_prior',
-           'few_weight', 'few_kappa', 'shares', 'learn_few', 'few_of', 'with_few']
+           'few_weight', 'few_kappa', 'shares', 'learn_few', 'few_of', 'with_few', 'with_few_item']
 
 # %% ../nbs/library/choices.ipynb #6ba532bd
 from collections import namedtuple
@@ -16,7 +16,7 @@ import torch
 from scipy import sparse as sps
 
 from .errors import SettingError, UnsupportedError
-from .newcomers import kept
+from .protocol import kept
 from .topn import stable_topk
 
 # %% ../nbs/library/choices.ipynb #701f09ac
@@ -171,3 +171,15 @@ def with_few(m, # a `Model`, whose history is known
     kappa,share = few_of(m, score)
     more = few_kappa(kappa, n)[:,None]*share[items]
     return torch.where((torch.as_tensor(n)==0)[:,None], share[items], scores+more)
+
+def with_few_item(m, score, # as in `with_few`
+                  scores, # of a new item for all users (n_users,)
+                  rows, # of who chose it (m,)
+                 )->torch.Tensor: # (n_users,)
+    "The same of an item that is new"
+    u,n,rows = m.history.part()[0],m.history.counts(False),torch.as_tensor(rows).long().unique()
+    n[rows] += 1
+    if not few_weight(n).any(): return scores
+    share = len(rows)/max(1, len(torch.cat([u, rows]).unique()))
+    more = few_kappa(few_of(m, score).kappa, n)*share
+    return torch.where(n==0, torch.tensor(share), scores+more)

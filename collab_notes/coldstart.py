@@ -24,6 +24,7 @@ from .newcomers import (
     Newcomer, SLACK, fold_layers, fold_mixture, given_ratings, given_rows, has_factors, item_stats,
     known_ratings, rest_of, scale_of)
 from .protocol import Folded, Model, kept
+from .questions import list_questions
 from .rowfit import (
     choice_row, facts_net, facts_ridge, gauss_newton, padded, rate_of, root_of)
 from .side import SideTable, side_rows
@@ -389,7 +390,7 @@ def question_gains(s, # a `Surface`
     return ((u@m)*u).sum(-1) / (noise + (u*a).sum(-1))
 
 # %% ../nbs/05_bootstrap.ipynb #87b18825
-BY = 'gain','expected gain','disagreement','popularity','random'
+BY = 'gain','expected gain','disagreement','popularity','random','list gain'
 
 def _question_scores(m, mean, cov, noise, by, seed=42):
     "A score for each newcomer and item (n, n_items); the highest is to be asked first"
@@ -414,7 +415,7 @@ def _strategy(m, by):
     if by is None:
         rated = m.history is not None and m.history.ratings is not None
         if sure: return 'gain' if m.history is None else 'expected gain'
-        return 'disagreement' if rated else 'popularity'
+        return BY[5] if rated and m.quick_fold else 'disagreement' if rated else 'popularity'
     if check_one_of('by', by, BY) in BY[:2] and not sure:
         raise UnsupportedError(
             f"by={by!r} needs to know how uncertain a newcomer's factors are; {type(m).__name__} "
@@ -427,7 +428,8 @@ def next_questions(o, # what `as_model` takes
                    n:int=5, # how many items to ask about
                    # 'gain' of an answer, 'expected gain' (times the chance of getting one),
                    # 'disagreement' (log of the number of ratings × their variance), 'popularity',
-                   # 'random'; default: 'expected gain', or 'disagreement' without factors
+                   # 'random', 'list gain' (of the list: see `questions`); default: 'expected
+                   # gain', 'list gain' where it is quick, or 'disagreement'
                    by:str=None,
                    history=None, # who rated what, see `as_model`
                    prior:Prior=None, # if `who` is not given (default: `learn_prior(o)`)
@@ -438,6 +440,7 @@ def next_questions(o, # what `as_model` takes
     by = _strategy(m, by)
     if who is not None and who.is_item:
         raise SettingError("Questions are for a new user, and this is a new item")
+    if by==BY[5]: return list_questions(m, () if who is None else who.rated, n, seed)
     if by not in BY[:2]: mean,cov,noise,step = torch.zeros(1, 0),None,None,None
     else:
         who = who or new_user(m, prior=prior, n=1)

@@ -51,7 +51,7 @@ _BOUNDS = dict(alpha=(0,1e6,True), reg=(0,1e6,True), star=(0,1))
 
 class ImplicitALS(Model):
     "Factors for lists by alternating least squares (Hu et al. 2008, Rendle et al. 2022)"
-    rates = False
+    rates,quick_fold = False,True
     schema = dict(user_factors=('models','users','factors'),
                   item_factors=('models','items','factors'), boost=('users',), share=('items',))
     def __init__(self, data, # `DataLoaders` (training rows), a ratings table, or a `History`

@@ -35,6 +35,7 @@ class Model:
     about = None    # settings that came with a saved model
     schema = {}     # dimensions of the tensors that a file holds, see `files`
     needs_history = False   # does `scores` look up who has chosen what?
+    quick_fold = False      # can thousands of newcomers be folded in within seconds?
     kinds = {}      # name in a file → class, of all kinds there are
     scale = None    # lowest, mean and highest rating, where no history says it
     _history = None

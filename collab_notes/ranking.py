@@ -25,15 +25,15 @@ from fastcore.meta import delegates
 from torch.nn import functional as F
 
 from .callbacks import StopDiverged
-from .choices import few_of, few_weight, shares, with_few
+from .choices import few_of, few_weight, shares, with_few, with_few_item
 from .core import as_model
 from .data import RatingsDL
 from .errors import (
     SettingError, UnsupportedError, brief, check_one_of, check_seed, check_size)
 from .lists import ndcg_of
 from .models import DotProductBias
-from .newcomers import grown, kept
-from .protocol import Folded, Model
+from .newcomers import grown
+from .protocol import Folded, Model, kept
 from .sizes import TRAINED, check_memory
 from .training import FillUnknown, auto_wd, check_dls, factors_and_biases
 from .vocab import History, by_user, items_of
@@ -269,7 +269,7 @@ def _gram(history, reg, step=4096): # a `History`
 
 class EASE(Model):
     "Each item from all others by ridge regression with a zero diagonal (Steck 2019)"
-    rates,needs_history = False,True
+    rates,needs_history,quick_fold = False,True,True
     schema = dict(weights=('items','items'))
     def __init__(self, data, # `DataLoaders` (training rows), a ratings table, or a `History`
                  reg:float=400., # λ
@@ -346,7 +346,7 @@ def fold(self:EASE, rows, # of what a newcomer chose (m,), or of who chose a new
         return Folded(x, None, {}, [])
     everyone = self.chosen(torch.arange(self.vocab.n_users))
     b = torch.linalg.solve(_gram(self.history, self.reg), self.history.chosen(rows).double().sum(0))
-    return Folded(everyone@b.float(), None, {}, [])
+    return Folded(with_few_item(self, self._said, everyone@b.float(), rows), None, {}, [])
 
 @patch
 def with_row(self:EASE, id, folded, # from `fold`
@@ -420,6 +420,9 @@ def scorer(self:Blend, rows): # rows of items (m,)
 
 @patch(as_prop=True)
 def reads_ratings(self:Blend): return any(o.reads_ratings for o in self.parts)
+
+@patch(as_prop=True)
+def quick_fold(self:Blend): return not self.rates and all(o.quick_fold for o in self.parts)
 
 @patch
 def scores(self:Blend, users, # rows of users (k,)

@@ -24,7 +24,14 @@ from .ridge import ItemRidge, ridge_bytes
 from .topn import stable_topk
 from .vocab import History
 
-# %% ../nbs/12_recipe.ipynb #81af5da5
+# %% ../nbs/12_recipe.ipynb #be00338e
+def _at_most(at, share, seed):
+    "Rounding item by item may hold out a little more than the share: some go back"
+    most = int(share*(len(at[0])+len(at[1])))
+    if len(at[1])<=most: return at
+    order = np.random.default_rng(seed).permutation(np.asarray(at[1]))
+    return np.sort(np.r_[np.asarray(at[0]), order[most:]]),np.sort(order[:most])
+
 def inner_part(data, # `DataLoaders` (training rows), a ratings table, or a `History`
                valid_pct:float=0.2, # share of each item's training ratings that is held out
                seed:int=42, # of the split
@@ -33,7 +40,7 @@ def inner_part(data, # `DataLoaders` (training rows), a ratings table, or a `His
     h = History.of(data)
     df = h.table()
     names = list(df.columns[:2])
-    at = stratified_split(df, valid_pct, seed, 'item', *names)
+    at = _at_most(stratified_split(df, valid_pct, seed, 'item', *names), valid_pct, seed)
     if not len(at[1]):
         raise SettingError(f"valid_pct={valid_pct}: no training rating would be held out; give "
                            "more ratings, or a larger share")
@@ -126,7 +133,7 @@ def fit_blend(makes, # functions from ratings to models, such as `ItemRidge`
     if not isinstance(data, DataLoaders): data = History.of(data)
     return Blend([f(data) for f in makes], w)
 
-# %% ../nbs/12_recipe.ipynb #46a10d66
+# %% ../nbs/12_recipe.ipynb #78ba3a95
 def newcomers_of(ratings:pd.DataFrame, # a ratings table
                  n_people:int=150, # who are held out
                  seed:int=0, # who they are, and the order of their ratings
@@ -168,7 +175,7 @@ def ladder(models:dict, # name → a model that was trained without the newcomer
         res[name] = torch.stack(found).mean(0).numpy()
     return pd.DataFrame(res, index=pd.Index(given, name='ratings given'))
 
-# %% ../nbs/12_recipe.ipynb #ba4cf32b
+# %% ../nbs/12_recipe.ipynb #ed9f67c1
 def fit_lists(data, # `DataLoaders` (training rows), a ratings table, or a `History`
               side=None, # facts about items, see `ItemRidge`
               max_gb:float=8., # most memory for a table of items × items

@@ -16,8 +16,8 @@ from collab_notes.choices import (
     number_in, same_cells,
     with_few)
 from .errors import SettingError, SideTableError
-from .newcomers import grown, kept
-from .protocol import Folded, Model
+from .newcomers import grown
+from .protocol import Folded, Model, kept
 from .side import SideTable, side_rows
 from .sizes import check_memory
 
@@ -120,7 +120,7 @@ def solve_ridge(c, f, # of people, from `encode_rows`
 # %% ../nbs/library/ridge.ipynb #1fe87b4d
 class ItemRidge(Model):
     "Each item by ridge regression on what was chosen, how it was liked, and facts about items"
-    rates,needs_history = False,True
+    rates,needs_history,quick_fold = False,True,True
     schema = dict(weights=('columns','items'), damp=('items',))
     def __init__(self, data, # `DataLoaders` (training rows), a ratings table, or a `History`
                  side=None, # facts: a table of items, ids called as in the ratings
@@ -267,6 +267,11 @@ def _with_item(self:ItemRidge, id, rows, ratings):
     if f is not None: f = torch.cat([f, torch.zeros(1, f.shape[1])]).numpy()   # nothing is known
     return self.refit(history, f)
 
+def _free_id(ids): # of one side, `#na#` first
+    "An id that nobody has, of a type that goes with theirs"
+    make = str if len(ids)>1 and isinstance(ids[-1], str) else int
+    return next(o for k in range(1, len(ids)+2) if (o := make(-k)) not in ids)
+
 @patch
 def fold(self:ItemRidge, rows, # of what a newcomer chose (m,), or of who chose a new item
          ratings=None, # (m,)
@@ -276,9 +281,9 @@ def fold(self:ItemRidge, rows, # of what a newcomer chose (m,), or of who chose 
     no_prior(self, prior)
     rows = torch.as_tensor(rows).long()
     if is_item:
-        known = self.vocab.classes[self.item_name][-1]
-        id = 'new item' if isinstance(known, str) else max(self.vocab.classes[self.item_name][1:])+1
-        m = self._with_item(id, rows, ratings)
+        if ratings is None and self.history.ratings is not None:
+            ratings = torch.full((len(rows),), self.middle)   # neither liked nor disliked
+        m = self._with_item(_free_id(self.vocab.classes[self.item_name]), rows, ratings)
         users = torch.arange(m.vocab.n_users).split(4096)
         return Folded(torch.cat([m.scores(o, [-1])[:,0] for o in users]), None, {}, [])
     x = self._of_newcomer(rows, ratings)[None]
