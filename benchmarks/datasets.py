@@ -72,7 +72,7 @@ SOURCES = {
     'FilmTrust': Source('Guo et al. 2013, by github.com/ajbc/spf', 'none stated; its authors ask to be cited', 'filmtrust.txt', lambda o: table(o, sep=r'\s+'), RAW+'ajbc/spf/a2f9712a852d67dbf0659c8e5fe7bd5a46df1ac5/dat/filmtrust/raw/ratings.txt'),
     'Flixster': Source(MONTI, 'none stated; not to be passed on', 'flixster.mat', monti, published=(0.872,'IGMC')),
     'Douban': Source(MONTI, 'none stated; not to be passed on', 'douban.mat', monti, published=(0.721,'IGMC')),
-    'Yahoo music': Source(MONTI, 'Yahoo Webscope: research, not to be passed on', 'yahoo_music.mat', monti, published=(18.70,'IMC-GAE')),
+    'Yahoo music': Source(MONTI, 'Yahoo Webscope: research, not to be passed on', 'yahoo_music.mat', monti, published=(18.7,'IMC-GAE')),
     'Amazon music': Source('McAuley et al., a part by github.com/caserec/Datasets-for-Recommender-Systems', 'research; its authors ask to be cited', 'amazon_music.dat', lambda o: table(o, sep='\t')),
     'Ciao': Source('Tang et al. 2012, by github.com/JiahaoWuGit/DcRec', 'none stated; its authors ask to be cited', 'ciao.txt', lambda o: table(o, sep=r'\s+'), RAW+'JiahaoWuGit/DcRec/d442f33d8f970da71dbcc8c6b7935b46a7c8bc56/data/ciao/ratings.txt', most=500),
     'Jester': Source('Goldberg et al. 2001, the 5,000 users of the R package recommenderlab', 'research; its authors ask to be cited', 'jester.csv', plain, most=500),
@@ -192,17 +192,20 @@ def timed(f, *args, **kwargs):
     res = f(*args, **kwargs)
     return res,dict(fit_wall=perf_counter()-wall, fit_cpu=process_time()-cpu)
 
+def answers(model, s):
+    "A model's ratings of the validation rows"
+    return model.pair_scores(*History.of(s.dls).part(held_out=True)[:2]).numpy()
+
 def trained(**kwargs):
     def run(s, seed, quick):
         learn,took = timed(fit, s.dls, seed=seed, progress=False, **kwargs)
-        with learn.no_bar(): preds = learn.get_preds()[0]
-        return dict(took, **s.judge(preds.numpy().ravel()))
+        return dict(took, **s.judge(answers(as_model(learn), s)))
     return run
 
 def quick_fit(**kwargs):
     def run(s, seed, quick):
         model,took = timed(fit_quick, s.dls, seed=seed, **kwargs)
-        return dict(took, **s.judge(model.pair_scores(*History.of(s.dls).part(held_out=True)[:2]).numpy()))
+        return dict(took, **s.judge(answers(model, s)))
     return run
 
 def bayes(**kwargs):
@@ -342,9 +345,11 @@ def targets(df):
     if 'BayesianPMF' in m and peers:
         yield told('`BayesianPMF` is nowhere behind a peer', [f'{k} ({number(r["BayesianPMF"])} against {number(r[peers].min())}, {r[peers].idxmin()})' for k,r in m.iterrows() if not r['BayesianPMF']<=r[peers].min()*MARGIN])
         has = [k for k,s in SOURCES.items() if s.published and k in m.index]
-        if has: yield told('and below every published number', [f'{k} ({number(m["BayesianPMF"][k])} against {SOURCES[k].published[0]:g})' for k in has if not m['BayesianPMF'][k]<=SOURCES[k].published[0]])
+        digits = lambda o: len(str(o).partition('.')[2])
+        if has: yield told('and behind no published number, at its digits', [f'{k} ({number(m["BayesianPMF"][k])} against {SOURCES[k].published[0]:g})' for k in has if not round(m['BayesianPMF'][k], digits(SOURCES[k].published[0]))<=SOURCES[k].published[0]])
     out = mean_of(df, 'outside')
-    yield told('no prediction of ours leaves the scale of the ratings', [f'{c} on {k} ({v:.1%})' for c in OURS if c in out for k,v in out[c].items() if v>0])
+    seen = [c for c in OURS if c in out]
+    yield told(f"no prediction leaves the scale of the ratings ({', '.join(f'`{o}`' for o in seen)})", [f'{c} on {k} ({v:.1%})' for c in seen for k,v in out[c].items() if v>0])
 
 def refusals(df):
     if 'error' not in df: return []

@@ -162,6 +162,21 @@ def targets(df, clock):
         better = m[(m.took<=m.took[k]) & (m.rmse<=m.rmse[k])].index.drop(k)
         yield verdict(f'`{k}` is on the frontier: nobody is both as quick and as near', m.front[k], f"{m.took[k]:.2f} {'s' if clock=='wall' else 'CPU s'}, RMSE {m.rmse[k]:.4f}" + (f'; behind {", ".join(better)}' if len(better) else ''))
 
+def label(fig, ax, marks): # (text, x, y)
+    "Texts beside their marks, each at the first place where it covers neither a text nor a mark"
+    fig.draw_without_rendering()
+    px = 72/fig.dpi   # points of a pixel
+    at = {k:ax.transData.transform((x,y))*px for k,x,y in marks}
+    taken = [(x-5,y-5,x+5,y+5) for x,y in at.values()]
+    free = lambda b: not any(b[0]<o[2] and o[0]<b[2] and b[1]<o[3] and o[1]<b[3] for o in taken)
+    for k,x,y in marks:
+        wide,(px_x,px_y) = 4.4*len(k),at[k]
+        places = [(side*7,up) for up in (2,-9,12,-19,22,-29,32) for side in (1,-1)]
+        box = lambda dx,dy: (px_x+dx-(wide if dx<0 else 0), px_y+dy, px_x+dx+(0 if dx<0 else wide), px_y+dy+9)
+        dx,dy = next((o for o in places if free(box(*o))), places[0])
+        taken.append(box(dx, dy))
+        ax.annotate(k, (x,y), xytext=(dx,dy), textcoords='offset points', fontsize=8, ha='right' if dx<0 else 'left')
+
 def plot(df, name, clock):
     "Time against loss, a mark for each contestant, the frontier as a line"
     fig = Figure(figsize=(9,6), layout='constrained')
@@ -173,12 +188,12 @@ def plot(df, name, clock):
     ax.step(np.r_[f.took, m.took.max()*1.5], np.r_[f.rmse, f.rmse.iloc[-1]], where='post', color='#D55E00', lw=1, ls='--', label='frontier')
     for k,o in m.iterrows():
         ax.scatter(o.took, o.rmse, s=90 if who[k]=='collab_notes' else 45, color=colors[who[k]], marker='*' if who[k]=='collab_notes' else 'o', zorder=3)
-        ax.annotate(k, (o.took,o.rmse), xytext=(6,4), textcoords='offset points', fontsize=8)
     ax.axhline(summary(df).rmse['user + item means'], color='gray', lw=0.8)
     ax.text(m.took.min(), summary(df).rmse['user + item means'], 'user + item means', fontsize=8, color='gray', va='bottom')
     ax.set(xscale='log', xlabel='seconds to fit (log scale)' if clock=='wall' else 'CPU seconds to fit (log scale)', ylabel='valid RMSE', title=f"{'Split of Monti et al.' if name in SOURCES and SOURCES[name].published else 'Random 80/20 splits'}: {name}, means over seeds")
     ax.margins(x=0.15)
     ax.legend(loc='upper right')
+    label(fig, ax, [(k,o.took,o.rmse) for k,o in m.iterrows()])
     return fig
 
 NOTES = """All hold back the same rows, 20% of them (Monti's test rows where a set has them; asserted for fastai's loaders, which split by themselves). Films are told apart by title, as in the book. Each peer is fitted in a process of its own, after a short run that is not counted; *fit s* is the time of its `fit` alone: without
@@ -222,7 +237,7 @@ def main(seeds:Annotated[int, {'nargs':'+'}]=(21,22,23), # of splits and trainin
     if tune: return globals()['tune'](df, threads)
     if clock not in CLOCKS: raise CliError(f'--clock: {clock!r} is neither wall nor cpu')
     names = [k for k in CONTESTANTS if not ((quick or set!=HOME or not stock) and 'stock' in k) and not (quick and any(o in k for o in ('512','chains','myFM, ratings'))) and (not only or only in k)]
-    small = df.sample(5000, random_state=0, ignore_index=True)
+    small = df.sample(min(5000, len(df)), random_state=0, ignore_index=True)
     for k in names:   # the first run in a process pays for what is loaded on demand
         if CONTESTANTS[k].who in ('collab_notes','fastai') and 'sweeps' not in k and 'chains' not in k: CONTESTANTS[k].run(small, s:=random_split(small, seed=1), PeerData(small, s, item_of(small)), 1, threads)
     res = pd.DataFrame(run_all(df, seeds[:1] if quick else seeds, threads, names))
