@@ -50,7 +50,7 @@ CUT = {
     'n, new_item': (12, lambda w, n: of('coldstart.new_item')(w.m, {3:4}, n=n).top),
     'n, next_questions': (20, lambda w, n: of('coldstart.next_questions')(w.m, n=n)),
     'n, thin': (3, lambda w, n: w.bayes.thin(n).posterior.samples[-1]['users']),
-    'n_factors, mean_surface': (6, lambda w, n: w.bayes.mean_surface(n).item_bias),
+    'n_factors, mean_surface': (40, lambda w, n: w.bayes.mean_surface(n).item_bias),
     'keep': (2, lambda w, n: bayes(w, keep=n).as_surface().item_bias),
     'link_rank': (13, lambda w, n: bayes(w, link_rank=n).as_surface().item_bias),
     'bs, loaders': (160, lambda w, n: pd.Series(len(loaders_of(w.df, bs=n).train.one_batch()[0]))),
