@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Scale', 'FEW', 'Few', 'liking_scale', 'liking', 'liking_table', 'liking_row', 'same_cells', 'number_in', 'no_prior',
-           'few_weight', 'few_kappa', 'shares', 'learn_few', 'few_of', 'with_few', 'with_few_item']
+           'few_weight', 'few_kappa', 'shares', 'of_people', 'learn_few', 'few_of', 'with_few', 'with_few_item']
 
 # %% ../nbs/library/choices.ipynb #6ba532bd
 from collections import namedtuple
@@ -117,6 +117,17 @@ Few = namedtuple('Few', 'kappa share')
 # of popularity, its sd against that of the scores
 _GRID = 0.,0.05,0.1,0.2,0.3,0.45,0.6,0.9,1.3,2.,4.,100.
 
+def of_people(history, # a `History`
+              who, # rows of users (k,)
+             ): # of each of them: rows of items (m,), and ratings (m,) or `None`
+    "What some people rated in training; all ratings are looked through once"
+    u,i,y = history.part()
+    at = torch.isin(u, who).nonzero().squeeze(1)
+    u,i,y = u[at],i[at],None if y is None else y[at]
+    for o in who.tolist():
+        own = (u==o).nonzero().squeeze(1)
+        yield i[own],None if y is None else y[own]
+
 def _some_people(history, most, least=8):
     "Of up to `most` people with enough ratings: rows of what they chose, in an order by lot"
     u,i,y = history.part()
@@ -124,8 +135,7 @@ def _some_people(history, most, least=8):
     who = (n>=least).nonzero().squeeze(1)
     g = torch.Generator().manual_seed(0)
     who = who[torch.randperm(len(who), generator=g)[:most]]
-    for o in who.tolist():
-        rows,y = history.of_row(o)
+    for rows,y in of_people(history, who):
         at = rows.argsort(stable=True)[torch.randperm(len(rows), generator=g)]
         yield rows[at],None if y is None else y[at]
 

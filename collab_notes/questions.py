@@ -9,6 +9,7 @@ __all__ = ['list_gains', 'list_questions']
 import pandas as pd
 import torch
 
+from .choices import of_people
 from .errors import SettingError
 from .topn import stable_topk
 
@@ -54,7 +55,7 @@ def list_gains(m, # a `Model` of lists, whose history is known
     pop[told] = pop[0] = -1
     asked = pop.topk(min(candidates, int((pop>0).sum()))).indices
     gains,who = torch.zeros(m.vocab.n_items).double(),_alike(m.history, told, people, 3, seed)
-    for o in who.tolist(): _gains_of(m, *m.history.of_row(o), told, asked, gains)
+    for rows,y in of_people(m.history, who): _gains_of(m, rows, y, told, asked, gains)
     res = pop.double()/(pop.max()+1)-10   # below those that were looked at
     res[asked] = gains[asked]/max(1, len(who))
     return res
