@@ -79,10 +79,11 @@ def shrunk_means(users, items, # rows (m,)
 
 # %% ../nbs/library/shrink.ipynb #1c80c598
 def means_model(data, # what `History.of` takes: `DataLoaders`, a ratings table …
+                s:Shrunk=None, # of it (default: `shrunk_means`)
                )->Surface:
     "Mean, user's bias and item's bias as a model: see `shrunk_means`"
     h = History.of(data)
-    s = shrunk_means(*h.part(), h.vocab.n_users, h.vocab.n_items)
+    s = s or shrunk_means(*h.part(), h.vocab.n_users, h.vocab.n_items)
     bias = [o.clone() for o in (s.user_bias,s.item_bias)]
     for k,b in enumerate(bias):
         n = h.counts(bool(k))
@@ -185,9 +186,10 @@ class ShrinkBiases(Callback):
 def _solve(self:ShrinkBiases, keep):
     net,mse = get_model(self.model),getattr(self.loss_func, 'func', self.loss_func)
     if not self.on or not isinstance(mse, nn.MSELoss) or (bs := live_biases(net)) is None: return
-    h = History.of(self.dls)
-    if [len(o) for o in bs]!=[h.vocab.n_users,h.vocab.n_items] or not len(h): return
-    if self.means is None: self.means = shrunk_means(*h.part(), h.vocab.n_users, h.vocab.n_items)
+    if [len(o) for o in bs]!=[len(o) for o in list(self.dls.classes.values())[:2]]: return
+    if self.means is None:   # once for all epochs of a training
+        h = History.of(self.dls)
+        self.means = shrunk_means(*h.part(), h.vocab.n_users, h.vocab.n_items)
     if keep: self.trained = [o.clone() for o in bs]
     x,y = self.dls.train.tensors()
     solve_biases(net, x, y, self.means, strength=self.strength)
@@ -201,7 +203,8 @@ def warn_if_means_win(learn, # a trained `Learner`
     if len(y)<2 or not len(h.part()[0]): return
     at = torch.linspace(0, len(y)-1, min(most, len(y))).long()
     u,i,y = u[at],i[at],y[at]
-    s,net = means_model(h),get_model(learn.model)
+    known = getattr(getattr(learn, 'shrink_biases', None), 'means', None)   # from training
+    s,net = means_model(h, known),get_model(learn.model)
     dev = next(net.parameters()).device
     with torch.no_grad(), mode_kept(net):
         p = net.eval()(torch.stack([u,i], 1).to(dev)).reshape(-1).cpu()
