@@ -208,7 +208,7 @@ implicit ranks items and does not predict ratings: its scores enter a least-squa
 
 def report(df, about, versions, quick, name, command, clock):
     title = '# Training: the frontier of time and valid loss' + ('' if name==HOME else f', {name}') + (' (only a try with --quick: not a result)' if quick else '')
-    return '\n\n'.join([title, f'Written by `{command}`.', describe(about)+'.', f'Peers: {describe(versions)}.', md_table(rows_of(df, clock)), *(['The frontier is that of CPU seconds: other programs were running, and with one thread they are what a quiet machine takes.'] if clock=='cpu' else []), '\n'.join(targets(df, clock)),
+    return '\n\n'.join([title, f'Written by `{command}`.', describe(about)+'.', f'Peers: {describe(versions)}.', md_table(rows_of(df, clock)), *(['The frontier is that of CPU seconds: other programs were running, which raises these less than wall seconds. All are higher than on a quiet machine.'] if clock=='cpu' else []), '\n'.join(targets(df, clock)),
                         '## Who is who', '\n'.join(f'- **{k}** ({c.who}): {c.about}' for k,c in CONTESTANTS.items() if k in set(df.contestant)), '## How it is measured', NOTES,
                         '## Seed by seed', md_table([{'seed':o.seed, 'model':o.contestant, 'fit s':f'{o.fit_wall:.2f}', 'CPU s':f'{o.fit_cpu:.2f}', 'valid RMSE':f'{o.rmse:.4f}'} for o in df.itertuples()])]) + '\n'
 

@@ -120,19 +120,22 @@ def run_size(n, seed, threads, only=None):
 
 # reporting
 
-def first(runs, level):
-    "The quickest run at `level` or below; `None` if there is none"
-    return min((o for o in runs if o['rmse']<=level), key=lambda o: o['fit_wall'], default=None)
+CLOCKS = dict(wall='fit_wall', cpu='fit_cpu')
 
-def equal(rows):
+def first(runs, level, time):
+    "The quickest run at `level` or below; `None` if there is none"
+    return min((o for o in runs if o['rmse']<=level), key=lambda o: o[time], default=None)
+
+def equal(rows, clock):
     "Each of ours beside each peer: both at the best RMSE that both reach"
     by = {k:[o for o in rows if o['contestant']==k] for k in CONTESTANTS}
     for a in OURS:
         for b in (o for o in CONTESTANTS if o not in OURS):
             if not by[a] or not by[b]: continue
             level = max(min(o['rmse'] for o in by[k]) for k in (a,b))
-            x,y = first(by[a], level),first(by[b], level)
-            yield {'ratings':f"{rows[0]['rows']:,}", 'RMSE both reach':f'{level:.4f}', 'ours':a, 's':f"{x['fit_wall']:.1f}", 'GiB':f"{x['gib']:.2f}", 'peer':b, 'its s':f"{y['fit_wall']:.1f}", 'its GiB':f"{y['gib']:.2f}"}
+            time = CLOCKS[clock]
+            x,y = first(by[a], level, time),first(by[b], level, time)
+            yield {'ratings':f"{rows[0]['rows']:,}", 'RMSE both reach':f'{level:.4f}', 'ours':a, 's' if clock=='wall' else 'CPU s':f"{x[time]:.1f}", 'GiB':f"{x['gib']:.2f}", 'peer':b, 'its s' if clock=='wall' else 'its CPU s':f"{y[time]:.1f}", 'its GiB':f"{y['gib']:.2f}"}
 
 def show(kwargs): return ', '.join(f'`{k}={v!r}`' for k,v in kwargs.items())
 
@@ -144,28 +147,28 @@ seen (see `frontier.py`), and only the fit on all training rows is timed. That m
 **Time** is that of fitting, in a process of its own, after a short run that is not counted, without turning arrays into the library's own tables and without predictions; ours validates after each epoch, and this is counted.
 **Memory** is the most that the process held (resident), from its own tables on to the predictions; the arrays of the ratings are included, for everybody."""
 
-def report(rows, about, versions, quick):
+def report(rows, about, versions, quick, clock):
     sizes = list(dict.fromkeys(o['rows'] for o in rows))
     parts = ['# Large tables: seconds and memory to an equal RMSE' + (' (only a try with --quick: not a result)' if quick else ''), 'Written by `python benchmarks/large.py`.', describe(about)+'.', f'Peers: {describe(versions)}.']
-    parts += [md_table(e)] if (e := [l for n in sizes for l in equal([o for o in rows if o['rows']==n])]) else []
+    parts += [md_table(e)] if (e := [l for n in sizes for l in equal([o for o in rows if o['rows']==n], clock)]) else []
     for n in sizes:
         at = [o for o in rows if o['rows']==n]
         parts += [f"## {n:,} ratings, {at[0]['users']:,} users, {at[0]['items']:,} items", f"User + item means reach {at[0]['means']:.4f}.",
                   md_table([{'model':f"**{o['contestant']}**" if o['contestant'] in OURS else o['contestant'], 'settings':show(o['settings']), 'fit s':f"{o['fit_wall']:.1f}", 'CPU s':f"{o['fit_cpu']:.1f}", 'GiB':f"{o['gib']:.2f}", 'RMSE':f"{o['rmse']:.4f}", 'load':f"{o['load']:.1f}"} for o in at])]
     return '\n\n'.join([*parts, '## How it is measured', NOTES]) + '\n'
 
-def plot(rows):
+def plot(rows, clock):
     "Seconds against RMSE, and memory against RMSE, at the largest size"
     n = max(o['rows'] for o in rows)
     fig = Figure(figsize=(11,4.5), layout='constrained')
-    for ax,what,label in zip(fig.subplots(1, 2), ('fit_wall','gib'), ('seconds to fit (log scale)','peak memory, GiB')):
+    for ax,what,label in zip(fig.subplots(1, 2), (CLOCKS[clock],'gib'), ('seconds to fit (log scale)' if clock=='wall' else 'CPU seconds to fit (log scale)','peak memory, GiB')):
         for k,color in zip(CONTESTANTS, ('#CC79A7','#D55E00','#E69F00','#0072B2','#009E73')):
             at = [o for o in rows if o['rows']==n and o['contestant']==k]
             if at: ax.plot([o[what] for o in at], [o['rmse'] for o in at], marker='*' if k in OURS else 'o', ms=11 if k in OURS else 6, color=color, label=k)
         ax.axhline(rows[-1]['means'], color='gray', lw=0.8, label='user + item means')
         ax.set(xlabel=label, ylabel='valid RMSE', title=f'{n:,} made-up ratings')
         ax.legend(fontsize=8)
-        if what=='fit_wall': ax.set_xscale('log')
+        if what!='gib': ax.set_xscale('log')
     return fig
 
 @call_parse
@@ -173,17 +176,19 @@ def main(sizes:Annotated[int, {'nargs':'+'}]=(2_500_000,25_000_000), # numbers o
          seed:int=0, # of the ratings, the split and the models
          threads:int=2, # for everyone, at most
          only:str=None, # contestants whose name has this (then nothing is written, unless told where)
+         clock:str='wall', # or cpu: the time that is compared; for a busy machine, with one thread
          quick:bool=False, # 100,000 ratings
          out:Path=None): # folder for results (benchmarks/results, or none with --quick)
     "Everybody trains on the same made-up ratings, in a process of its own"
+    if clock not in CLOCKS: raise CliError(f'--clock: {clock!r} is neither wall nor cpu')
     about = machine(**{'threads, at most':threads})
     rows = [o for n in ((100_000,) if quick else sizes) for o in run_size(n, seed, threads, only)]
     versions = {NAMES[CONTESTANTS[o['contestant']].who]:o['version'] for o in rows if 'version' in o}
-    md = report(rows, about, versions, quick)
+    md = report(rows, about, versions, quick, clock)
     print(md)
     if (quick or only) and not out: return
     out = out or RESULTS
     out.mkdir(parents=True, exist_ok=True)
     (out/'large.md').write_text(md + '\n![Seconds to fit and peak memory against valid RMSE](large.png)\n', encoding='utf-8')
     (out/'large.json').write_text(json.dumps(dict(machine=about, peers=versions, runs=rows), indent=1), encoding='utf-8')
-    plot(rows).savefig(out/'large.png', dpi=120)
+    plot(rows, clock).savefig(out/'large.png', dpi=120)
