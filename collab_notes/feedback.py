@@ -10,6 +10,7 @@ __all__ = ['gini', 'concentration', 'clone_users', 'list_agreement', 'Truth', 'L
 # %% ../nbs/10_feedback.ipynb #dfd45956
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,8 @@ from fastcore.basics import is_iter, patch
 
 from .core import Surface, as_model
 from .data import RatingsDataLoaders, new_seed
-from .errors import EmptyRatingsError, SettingError, UnseenIdError, brief, check_size
+from .errors import (
+    EmptyRatingsError, MeansAreBetterWarning, SettingError, UnseenIdError, brief, check_size)
 from .lists import check_groups
 from .sizes import check_memory
 from .tables import check_ratings, rating_columns
@@ -364,8 +366,10 @@ def _train_on(pairs, ratings, n_users, n_items, seed, n_factors=10, n_epoch=6, *
                            rating=np.r_[ratings.numpy(), np.full(m, ratings.mean().item())]))
     dls = RatingsDataLoaders.from_df(df, splits=(np.arange(n), np.arange(n, n+m)),
                                      duplicates='keep')
-    return as_model(fit(dls, seed=seed, progress=False, n_factors=n_factors, n_epoch=n_epoch,
-                        **{'bs':-(-n//12), **kwargs}))
+    kwargs = dict(n_factors=n_factors, n_epoch=n_epoch, **{'bs':-(-n//12), **kwargs})
+    with catch_warnings():
+        simplefilter('ignore', MeansAreBetterWarning)   # its validation rows are nobody's
+        return as_model(fit(dls, seed=seed, progress=False, **kwargs))
 
 # %% ../nbs/10_feedback.ipynb #dd00f062
 def _check_shown(shown, seen, n):
