@@ -262,7 +262,7 @@ def test_the_unforeseen_is_one_line_and_a_file(run, base, monkeypatch):
     finally: file.unlink()
 
 @unix
-@pytest.mark.parametrize('module', ['fastcore.script','numpy','pandas','torch','fastai.basics','matplotlib.figure'])
+@pytest.mark.parametrize('module', ['fastcore.script','numpy','torch','fastai.basics'])
 def test_interrupted_while_libraries_load(base, tmp_path, module):
     "Ctrl-C comes when `module` is looked for, whatever the libraries make of it"
     before = f"""import importlib.abc, os, signal
@@ -284,7 +284,7 @@ def typed(draw):
     return [o for o in args if o not in ('--out','--save')],draw(st.one_of(st.just(b''), st.binary(max_size=20), word.map(lambda o: o.encode('utf-8', 'surrogateescape'))))
 
 @given(typed())
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_any_words_in_any_order(base, what):
     "An answer, or one line that says what is wrong"
     args,stdin = what
@@ -299,7 +299,7 @@ rough = st.one_of(st.binary(max_size=60), st.lists(st.lists(st.sampled_from(['us
     lambda rows: st.sampled_from([',',';','\t',' ']).map(lambda sep: '\n'.join(sep.join(o) for o in rows).encode())))
 
 @given(rough, st.sampled_from(['train','new-user','recommend','--items','--ratings','--about','evaluate']))
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_any_file(base, raw, where):
     "A file of anything is read, or refused in one line"
     (base/'rough').write_bytes(raw)
@@ -311,7 +311,7 @@ def test_any_file(base, raw, where):
     assert r.code in (0,2) and 'Traceback' not in r.err, (args, raw, r.err)
 
 @unix
-@pytest.mark.parametrize('after', [0.01, 0.05, 0.1])
+@pytest.mark.parametrize('after', [0.02, 0.1])
 def test_interrupted_before_it_can_speak(base, tmp_path, after):
     "As `python -m collab_notes`, or the script: in its first moments Ctrl-C ends the command without a word, later with one. (Nothing depends on which)"
     p = subprocess.Popen([sys.executable, '-c', 'import os, signal\nfrom collab_notes.__main__ import start\nprint("on", flush=True)\nstart()', 'train', 'nowhere.csv'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

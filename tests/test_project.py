@@ -341,3 +341,10 @@ def test_no_movielens():
 def test_nothing_is_large():
     large = {o.name:s for o in tracked() if (s := o.stat().st_size) > (3_000_000 if o.suffix == '.ipynb' else 500_000)}
     assert large == {}
+
+def test_lowest_versions_are_those_that_are_allowed():
+    "What `.ci/lowest.txt` pins is the lower bound of each requirement that has one"
+    low = {k:v for k,v in re.findall(r'^(\S+)==(\S+)$', (root/'.ci'/'lowest.txt').read_text(), re.M)}
+    named = [Requirement(o) for k in ('requirements','dev_requirements') for o in listed(k)]
+    assert {r.name for r in named if '>=' in str(r.specifier) and r.name!='setuptools'} <= set(low)
+    assert all(r.specifier.contains(low[r.name]) for r in named if r.name in low)
