@@ -11,7 +11,7 @@ import csv,io,re
 from collections import Counter, namedtuple
 
 from .columns import candidates
-from .errors import EmptyRatingsError, MissingColumnError
+from .errors import EmptyRatingsError, MissingColumnError, RatingsError
 from .plaintext import BLANKS, PlainText, blank_fields, head_of, lines_in
 
 # %% ../nbs/library/layout.ipynb #e0300007
@@ -207,7 +207,7 @@ def _past_comments(lines, sep, skip, notes):
     cut = sep or find_sep(body)
     rows = fields_of(body[:100], cut)
     while n and _is_data(lines[n-1], cut, rows): n -= 1
-    if not n: return skip,None,notes
+    if not n or not rows: return skip+n,None,notes
     names = _header_in_comment(lines[n-1], cut, len(rows[0]))
     what = f"lines {skip+1} to {skip+n} are comments" if n>1 else f"line {skip+1} is a comment"
     return skip+n,names,[*notes, what + (', the last of them the header' if names else '')]
@@ -229,7 +229,8 @@ def find_layout(text:PlainText, # a table
     # who says one blank may mean several
     if sep==' ' and _width(lines, BLANKS)>2 and (
             not _width(lines, ' ') or any('' in o for o in fields_of(lines, ' '))): sep = BLANKS
-    rows = fields_of(lines, sep)
+    if not (rows := fields_of(lines, sep)):
+        raise RatingsError(f'{text.name}: there is no row in it; is a quote (") never closed?')
     if len(rows)>1 and len(lines)>=300 or not whole: rows = rows[:-1] or rows   # it may be cut
     if _is_count(text, rows, skip):
         at = next(i for i,o in enumerate(lines) if o.strip())

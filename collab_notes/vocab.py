@@ -85,7 +85,8 @@ def find(self:Vocab, ids, # ids, any length: a list, an array, a column
         )->torch.Tensor: # (n,) int64, 0 where an id is not known
     "Row numbers of `ids`, without an error for those that are not known"
     s = pd.Series(ids, dtype=object) if not isinstance(ids, pd.Series) else ids.astype(object)
-    return torch.from_numpy(np.maximum(self._ids(is_item).get_indexer(s), 0).astype(np.int64))
+    ids = pd.Index(s.to_numpy(dtype=object), dtype=object)   # as they are, whatever they hold
+    return torch.from_numpy(np.maximum(self._ids(is_item).get_indexer(ids), 0).astype(np.int64))
 
 @patch
 def near(self:Vocab, id, # an id that is not known

@@ -383,3 +383,15 @@ def test_odd_but_plain(tmp_path, text, kw, want):
 def test_faults_are_told(tmp_path, text, says):
     with pytest.raises(RatingsError, match=says) as e: check_ratings(read(tmp_path, text))
     assert 'missing=' not in str(e.value)
+
+def test_the_shortest_files(tmp_path):
+    "One sign, or two: read, or refused by name"
+    from itertools import product
+    from collab_notes.errors import CollabError
+    from collab_notes.tables import read_ratings, read_texts
+    signs = ['"', '#', '%', ',', ';', '\n', 'a', '1', ' ', '\t', '=', 'é', '\r', "'", '{', '[', '-', '.', '\x00', '\ufeff']
+    for o in (''.join(o) for n in (1,2) for o in product(signs, repeat=n)):
+        (tmp_path/'r.csv').write_bytes(o.encode())
+        for f in (read_ratings, lambda path: read_texts(path, 'things')):
+            try: f(tmp_path/'r.csv')
+            except CollabError: pass
