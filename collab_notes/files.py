@@ -27,6 +27,7 @@ from .errors import (
     CorruptFileError, ForeignFileError, ModelFileError, OtherFormatError, SettingError,
     TruncatedFileError, UnsavableError, UnsoundModelError)
 from .protocol import Model
+from .streams import is_special
 from .vocab import NA, History, Vocab
 
 # %% ../nbs/library/files.ipynb #1965e6fb
@@ -49,8 +50,8 @@ def replace_file(path, # of a file, whose folder exists
                  parts, # its content: pieces of bytes
                 ):
     "Write `parts` to `path`, where at any moment there is the old file or the new one, whole"
-    if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
-        with open(path, 'wb') as f: f.writelines(parts)   # a device or a pipe is not replaced
+    if is_special(path):
+        with open(path, 'wb') as f: f.writelines(parts)
         return
     path = Path(os.path.realpath(path))   # a link stays one
     if path.exists() and not os.access(path, os.W_OK):

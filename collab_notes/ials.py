@@ -12,8 +12,8 @@ from fastcore.basics import patch
 
 from .choices import (
     Scale, few_kappa, learn_few, liking_row, liking_scale, liking_table, no_prior,
-    number_in, same_cells)
-from .errors import SettingError, check_seed, check_size
+    number_in, odd_likings, same_cells)
+from .errors import check_seed, check_size
 from .newcomers import grown
 from .protocol import Folded, Model
 from .sizes import check_memory
@@ -164,16 +164,10 @@ def state(self:ImplicitALS):
 @patch
 def unsound(self:ImplicitALS):
     "What is wrong with a file's numbers"
-    for k,bounds in _BOUNDS.items():
-        try: ok = isinstance(v := getattr(self, k, None), float) and number_in(k, v, *bounds)==v
-        except SettingError: ok = False
-        if not ok: return f"its {k} is {v!r}"
-    if not all(isinstance(getattr(self, o, None), float) for o in ('middle','half')):
-        return "it does not say on what scale ratings were"
+    if why := odd_likings(self, _BOUNDS): return why
     k = getattr(self, 'kappa', None)
     ok = isinstance(k, torch.Tensor) and k.shape==(3,) and k.dtype==torch.float32
     if not ok or not (k>=0).all(): return "its kappa is not three numbers, 0 or more"
-    if self.half<0: return "its scale has a width below 0"
     return '' if self.user_factors.dtype==torch.float32 else "its factors are not of float32"
 
 @patch

@@ -11,10 +11,9 @@ import torch
 from fastcore.basics import patch
 from scipy import sparse as sps
 
-from collab_notes.choices import (
+from .choices import (
     Scale, few_of, few_weight, liking_row, liking_scale, liking_table, no_prior,
-    number_in, same_cells,
-    with_few)
+    number_in, odd_likings, same_cells, with_few)
 from .errors import SettingError, SideTableError
 from .newcomers import grown
 from .protocol import Folded, Model, kept
@@ -170,12 +169,7 @@ def state(self:ItemRidge):
 @patch
 def unsound(self:ItemRidge):
     "What is wrong with a file's numbers"
-    for k,bounds in _BOUNDS.items():
-        try: ok = isinstance(v := getattr(self, k, None), float) and number_in(k, v, *bounds)==v
-        except SettingError: ok = False
-        if not ok: return f"its {k} is {v!r}"
-    if not all(isinstance(getattr(self, o, None), float) for o in ('middle','half')) or self.half<0:
-        return "it does not say on what scale ratings were"
+    if why := odd_likings(self, _BOUNDS): return why
     if not (self.damp>0).all(): return "there are items that count less than nothing"
     f,n = getattr(self, 'facts', None),self.vocab.n_items
     ok = f is None or (isinstance(f, torch.Tensor) and f.ndim==2 and len(f)==n and f.shape[1]>0

@@ -209,9 +209,10 @@ def warn_if_means_win(learn, # a trained `Learner`
     with torch.no_grad(), mode_kept(net):
         p = net.eval()(torch.stack([u,i], 1).to(dev)).reshape(-1).cpu()
     if len(p)!=len(u): return   # such as grades: no number for each pair
-    d = (p.clamp(*s.limits[::2])-y)**2 - (s.pair_scores(u, i)-y)**2
+    q = s.pair_scores(u, i)
+    d = (p.clamp(*s.limits[::2])-y)**2 - (q-y)**2
     if d.mean() > d.std()/len(d)**0.5:
-        a,b = (((o-y)**2).mean().sqrt().item() for o in (p,s.pair_scores(u, i)))
+        a,b = (((o-y)**2).mean().sqrt().item() for o in (p,q))
         warnings.warn(f"Shrunk means of users and items are better here: their valid RMSE is "
                       f"{b:.4g}, that of this model {a:.4g}. Take shrink.means_model(dls), or try "
                       "quick.fit_quick(dls) or bayes.BayesianPMF().fit(dls)", MeansAreBetterWarning,

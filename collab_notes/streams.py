@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'shown', 'Teller', 'telling', 'progress', 'input_file', 'forget_input', 'input_lines', 'lines_of',
-           'check_file', 'made_folder', 'check_folder', 'format_of', 'check_out', 'digits_for', 'plain_table',
-           'no_formulas', 'as_bytes', 'write', 'write_picture']
+           'is_special', 'check_file', 'made_folder', 'check_folder', 'format_of', 'check_out', 'digits_for',
+           'plain_table', 'no_formulas', 'as_bytes', 'write', 'write_picture']
 
 # %% ../nbs/library/streams.ipynb #47fbaca1
 import codecs, io, os, re, shutil, sys, tempfile
@@ -132,10 +132,14 @@ def lines_of(file): # a text file; `-` is standard input
     return input_lines(['-']) if file=='-' else _text_lines(Path(file).read_bytes(), file)
 
 # %% ../nbs/library/streams.ipynb #a2541ccf
+def is_special(path)->bool: # of something that is to be written
+    "Is it a device or a pipe, which can be written but not replaced?"
+    path = Path(path)
+    return path.exists() and not path.is_file() and not path.is_dir()
+
 def check_file(path): # of a file that is to be written
     "Raises `OSError` if it can't be; nothing is left there"
-    path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir(): return   # a device, a pipe
+    if is_special(path): return
     path = Path(os.path.realpath(path))
     if path.is_dir(): raise IsADirectoryError(f"{path} is a folder; give the name of a file")
     if not path.parent.is_dir():
