@@ -24,7 +24,7 @@ async def run_all(path, limit, stays):
     nb,start = nbformat.read(path, 4),time.monotonic()
     n,past = sum(c.cell_type=='code' and bool(c.source.strip()) for c in nb.cells),lambda: time.monotonic()-start
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(nb, kernel_name='python3', resources=dict(metadata=dict(path=str(path.parent if stays else folder))),
+        client = NotebookClient(nb, kernel_name='python3', extra_arguments=['--log-level=40'], resources=dict(metadata=dict(path=str(path.parent if stays else folder))),
                                 timeout_func=lambda cell: max(int(limit-past()), 1))   # what is left for this cell and all after it
         why = ''
         try: await client.async_execute()
@@ -38,7 +38,7 @@ async def run_many(paths, workers, limit, stays):
     turn,passed,cells,failed = asyncio.Semaphore(workers),0,0,[]
     async def one(path):
         async with turn: return path, *await run_all(path, limit, path.name==stays)
-    for job in asyncio.as_completed([one(o) for o in paths]):
+    for job in asyncio.as_completed([asyncio.create_task(one(o)) for o in paths]):   # tasks start in order
         path,n,seconds,why = await job
         print(f"{'FAILED' if why else 'ok':<7}{path.stem:<24}{n:>4} cells {seconds:>6.1f} s", flush=True)
         if why: print(why, file=sys.stderr, flush=True)
