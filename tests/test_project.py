@@ -309,14 +309,15 @@ def md_links(md):
     return re.findall(r'\]\(([^)\s]+)\)', md) + re.findall(r'''\b(?:href|src)=["']([^"']+)''', md)
 
 def test_links_lead_somewhere():
-    "Every relative link, and every link to Colab, of the README, the other pages and the notebooks."
-    repo = re.search(r'^Repository = "https://github.com/(\S+)"', (root/'pyproject.toml').read_text(), re.M)[1]
-    colab = f'https://colab.research.google.com/github/{repo}/blob/main/'
-    broken = []
+    "Every relative link, and every one to Colab or Binder, of the README, the other pages and the notebooks. While there is no address, no such link."
+    sys.path.append(str(root/'.ci'))
+    from address import address, binder, colab
+    url,broken = address(),[]
+    hosted = {f(url, o.stem) for f in (colab, binder) for o in chapters if url}
     for o in [*root.glob('*.md'), *notebooks]:
         md = o.read_text(encoding='utf-8') if o.suffix == '.md' else '\n\n'.join(text(c['source']) for c in cells(o, 'markdown'))
         for l in md_links(md):
-            if l.startswith('https://colab.'): ok = l.startswith(colab) and (root/l[len(colab):]).exists()
+            if re.match(r'https://(colab\.research\.google\.com/github|mybinder\.org/v2)/', l): ok = l in hosted
             elif re.match(r'[a-z]+:|#', l): continue
             else: ok = (o.parent/l.split('#')[0]).exists()
             if not ok: broken.append((o.name, l))
