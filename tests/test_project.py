@@ -296,13 +296,31 @@ def test_exported_cells_name_what_they_import(path):
 def test_readme_is_what_the_index_says():
     run(root/'.ci/readme.py', '--check', cwd=root)
 
-def test_readme_has_the_two_commands():
-    "One that installs and runs the main job, one that installs and tests; `.ci/run` takes the latter from here."
-    lines = [l for l in (root/'README.md').read_text(encoding='utf-8').splitlines() if l.startswith('python3 -m venv ')]
-    assert len(lines) == 2
-    assert lines[0].endswith(' && .venv/bin/collab-notes train')
-    assert lines[1].endswith(' && .venv/bin/nbdev-test && .venv/bin/pytest tests')
-    assert '.[dev]' in lines[1]
+def test_readme_has_a_line_for_everybody():
+    "One that opens the book, one that runs the main job, one that tests (`.ci/run` takes it from here), within the first screen."
+    page = (root/'README.md').read_text(encoding='utf-8').splitlines()
+    book,job,tests = [l for l in page if l.startswith('python3 -m venv ')]
+    assert '.[book]' in book and book.endswith(' && .venv/bin/jupyter lab nbs/00_data.ipynb')
+    assert job.endswith(' && .venv/bin/collab-notes train')
+    assert '.[dev]' in tests and tests.endswith(' && .venv/bin/nbdev-test && .venv/bin/pytest tests')
+    assert page.index(tests) < 35 and page.index(tests) < page.index('## The tour') < page.index('## Results')
+
+def test_the_tour_knows_how_long_a_lesson_is():
+    "As the lessons are now: if one has grown, index.ipynb and the README want to be made anew."
+    sys.path.append(str(root/'.ci'))
+    from minutes import minutes
+    told = dict(re.findall(r'^\| \[`(\w+)`\]\(nbs/\w+\.ipynb\).*? \| (\d+) \|', (root/'README.md').read_text(encoding='utf-8'), re.M))
+    assert told == {o.stem:str(round(minutes(o))) for o in chapters if o.parent.name=='nbs'}
+
+def test_the_extra_book_brings_what_notebooks_import():
+    "Beyond the library and Jupyter"
+    brought = {'collab_notes','torch','numpy','fastcore','fastprogress','sklearn','scipy','IPython','minutes','address'}
+    brought |= {Requirement(o).name for o in listed('requirements')} | {'pytrec_eval' for o in listed('book_requirements') if o=='pytrec-eval-terrier'}
+    found = {}
+    for o in notebooks:
+        code = '\n'.join(text(c['source']) for c in cells(o, 'code') if not text(c['source']).startswith('%'))
+        for m in re.finditer(r'^(?:from|import) ([\w.]+(?:, ?[\w.]+)*)', code, re.M): found |= {r.split('.')[0].strip():o.stem for r in m[1].split(',')}
+    assert {k:v for k,v in found.items() if k not in brought|set(sys.stdlib_module_names)} == {}
 
 def md_links(md):
     md = re.sub(r'^(`{3,}|~{3,}).*?^\1', '', md, flags=re.M|re.S)
