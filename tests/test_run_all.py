@@ -53,7 +53,7 @@ def imports_stand_alone(cells):
         kinds = [isinstance(s, IMPORTS) for s in ast.parse(python(o)).body]
         if any(kinds) and not all(kinds) and undefined(python(o)): yield o
 
-ELSEWHERE = re.compile(r'\.\.(/.*)?|(.*/)?(benchmarks|nbs|tests)/.*|[^\s*]*\w\.ipynb', re.S)
+ELSEWHERE = re.compile(r'\.\.(/.*)?|(.*/)?benchmarks/.*|[^\s*]*\w\.ipynb', re.S)
 HERE = {'listdir','scandir'}   # without a folder, these are about the one we are in, as is `Path('.')`
 
 def asks_where_we_are(call):
