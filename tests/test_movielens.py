@@ -230,7 +230,7 @@ def test_a_folder_of_your_own(home, files, tmp_path, monkeypatch):
     monkeypatch.setattr(movielens, '_SOURCES', dict(none=no_source))
     put(files, tmp_path/'mine')
     assert movielens_100k(tmp_path/'mine') == movielens_100k(str(tmp_path/'mine')) == tmp_path/'mine'
-    assert len(movielens_ratings(str(tmp_path/'mine'))) == 100_000
+    assert len(movielens_ratings(path=str(tmp_path/'mine'))) == 100_000
     (tmp_path/'mine/u.user').unlink()
     for bad,why in (tmp_path/'mine','u.user missing'), (tmp_path/'none','u.data, u.item, u.user, u.genre missing'):
         with pytest.raises(DataUnavailableError, match=why): movielens_100k(bad)
@@ -284,7 +284,7 @@ def test_a_damaged_copy_is_fetched_anew_or_named(home, files, tmp_path, monkeypa
     monkeypatch.setattr(movielens, '_SOURCES', {})
     for path in (None, tmp_path/'mine'):
         for read in (movielens_100k, movielens_ratings, movielens.movielens_movies, movielens.movielens_users):
-            with pytest.raises(DataUnavailableError, match=f'{name} (is not the published file|missing)'): read(path)
+            with pytest.raises(DataUnavailableError, match=f'{name} (is not the published file|missing)'): read(path=path)
     monkeypatch.setattr(movielens, '_SOURCES', dict(good=lambda: files))
     assert movielens_100k() == home and {f:(home/f).read_bytes() for f in ML_FILES} == files
 

@@ -19,7 +19,7 @@ modules = sorted(o for o in (root/'collab_notes').glob('*.py') if o.name not in 
 expected = ('index answers answers_exercises 00_data 01_latent_factors 02_from_scratch 03_weight_decay 04_interpretation 05_bootstrap 06_deep '
             '07_lists 08_ranking 09_bayes 10_feedback 11_reasons 12_recipe 13_costs '
             'book callbacks checkpoint choices cli columns console core errors exercises exercises_more files formats ials kept layout matrix movielens newcomers '
-            'plaintext plots posterior protocol questions quick reading ridge rowfit sampler shares shrink side sizes start streams surface '
+            'plaintext plots posterior protocol questions quick reading ridge rowfit sampler shares shrink side sizes start streams suite surface '
             'tables topn unrated vocab').split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)
@@ -159,9 +159,10 @@ def test_every_module_imports_from_the_wheel(built, tmp_path):
     assert found == {f'collab_notes.{o.stem}':[] for o in modules}
 
 def test_command_points_at_a_module(built):
-    mod,_,name = listed('console_scripts')[0].split('=')[1].partition(':')
-    assert mod in {f'collab_notes.{o.stem}' for o in modules}
-    assert re.search(rf'^def {name}\(|^{name}\s*=', (root/f'{mod.replace(".", "/")}.py').read_text(encoding='utf-8'), re.M)
+    for o in listed('console_scripts'):
+        mod,_,name = o.split('=')[1].partition(':')
+        assert mod in {f'collab_notes.{o.stem}' for o in modules}
+        assert re.search(rf'^def {name}\(|^{name}\s*=', (root/f'{mod.replace(".", "/")}.py').read_text(encoding='utf-8'), re.M)
 
 # the modules
 
@@ -295,27 +296,46 @@ def test_exported_cells_name_what_they_import(path):
 def test_readme_is_what_the_index_says():
     run(root/'.ci/readme.py', '--check', cwd=root)
 
-def test_readme_has_the_two_commands():
-    "One that installs and runs the main job, one that installs and tests; `.ci/run` takes the latter from here."
-    lines = [l for l in (root/'README.md').read_text(encoding='utf-8').splitlines() if l.startswith('python3 -m venv ')]
-    assert len(lines) == 2
-    assert lines[0].endswith(' && .venv/bin/collab-notes train')
-    assert lines[1].endswith(' && .venv/bin/nbdev-test && .venv/bin/pytest tests')
-    assert '.[dev]' in lines[1]
+def test_readme_has_a_line_for_everybody():
+    "One that opens the book, one that runs the main job, one that tests (`.ci/run` takes it from here), within the first screen."
+    page = (root/'README.md').read_text(encoding='utf-8').splitlines()
+    book,job,tests = [l for l in page if l.startswith('python3 -m venv ')]
+    assert '.[book]' in book and book.endswith(' && .venv/bin/jupyter lab nbs/00_data.ipynb')
+    assert job.endswith(' && .venv/bin/collab-notes train')
+    assert '.[dev]' in tests and tests.endswith(' && .venv/bin/nbdev-test && .venv/bin/pytest tests')
+    assert page.index(tests) < 35 and page.index(tests) < page.index('## The tour') < page.index('## Results')
+
+def test_the_tour_knows_how_long_a_lesson_is():
+    "As the lessons are now: if one has grown, index.ipynb and the README want to be made anew."
+    sys.path.append(str(root/'.ci'))
+    from minutes import minutes
+    told = dict(re.findall(r'^\| \[`(\w+)`\]\(nbs/\w+\.ipynb\).*? \| (\d+) \|', (root/'README.md').read_text(encoding='utf-8'), re.M))
+    assert told == {o.stem:str(round(minutes(o))) for o in chapters if o.parent.name=='nbs'}
+
+def test_the_extra_book_brings_what_notebooks_import():
+    "Beyond the library and Jupyter"
+    brought = {'collab_notes','torch','numpy','fastcore','fastprogress','sklearn','scipy','IPython','minutes','address'}
+    brought |= {Requirement(o).name for o in listed('requirements')} | {'pytrec_eval' for o in listed('book_requirements') if o=='pytrec-eval-terrier'}
+    found = {}
+    for o in notebooks:
+        code = '\n'.join(text(c['source']) for c in cells(o, 'code') if not text(c['source']).startswith('%'))
+        for m in re.finditer(r'^(?:from|import) ([\w.]+(?:, ?[\w.]+)*)', code, re.M): found |= {r.split('.')[0].strip():o.stem for r in m[1].split(',')}
+    assert {k:v for k,v in found.items() if k not in brought|set(sys.stdlib_module_names)} == {}
 
 def md_links(md):
     md = re.sub(r'^(`{3,}|~{3,}).*?^\1', '', md, flags=re.M|re.S)
     return re.findall(r'\]\(([^)\s]+)\)', md) + re.findall(r'''\b(?:href|src)=["']([^"']+)''', md)
 
 def test_links_lead_somewhere():
-    "Every relative link, and every link to Colab, of the README, the other pages and the notebooks."
-    repo = re.search(r'^Repository = "https://github.com/(\S+)"', (root/'pyproject.toml').read_text(), re.M)[1]
-    colab = f'https://colab.research.google.com/github/{repo}/blob/main/'
-    broken = []
+    "Every relative link, and every one to Colab or Binder, of the README, the other pages and the notebooks. While there is no address, no such link."
+    sys.path.append(str(root/'.ci'))
+    from address import address, binder, colab
+    url,broken = address(),[]
+    hosted = {f(url, o.stem) for f in (colab, binder) for o in chapters if url}
     for o in [*root.glob('*.md'), *notebooks]:
         md = o.read_text(encoding='utf-8') if o.suffix == '.md' else '\n\n'.join(text(c['source']) for c in cells(o, 'markdown'))
         for l in md_links(md):
-            if l.startswith('https://colab.'): ok = l.startswith(colab) and (root/l[len(colab):]).exists()
+            if re.match(r'https://(colab\.research\.google\.com/github|mybinder\.org/v2)/', l): ok = l in hosted
             elif re.match(r'[a-z]+:|#', l): continue
             else: ok = (o.parent/l.split('#')[0]).exists()
             if not ok: broken.append((o.name, l))
