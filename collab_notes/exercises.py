@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/library/exercises.ipynb #ee9a9b78
+import pandas as pd
 import torch
 from fastcore.test import test_close, test_eq
 
@@ -13,6 +14,37 @@ from .book import exercise
 
 # %% ../nbs/library/exercises.ipynb #c658442d
 # exercises of 00_data
+@exercise('00.1', "How many cells has the crosstab, and how many of them have a rating?")
+def _(f):
+    test_close(f(pd.DataFrame(dict(user=[1,1,2,9], movie=[7,8,7,5]))), 5/9)
+    test_close(f(pd.DataFrame(dict(user=['a'], movie=['b']))), 0)
+
+@exercise('00.2', "Look at `how=` of `merge`.")
+def _(f):
+    rs = pd.DataFrame(dict(user=[1,2,3], movie=[9,7,8], rating=[5,4,3]))
+    res = f(rs, pd.DataFrame(dict(movie=[7,8], title=['A','B'])))
+    test_eq([list(res.movie), list(res.user), list(res.rating)], [[9,7,8], [1,2,3], [5,4,3]])
+    test_eq(list(res.title.isna()), [True,False,False])
+    test_eq(list(res.title[1:]), ['A','B'])
+
+@exercise('00.3', "A row is missed in one epoch with a chance of 1/e. In two epochs?")
+def _(n): return n==5
+
+# %% ../nbs/library/exercises.ipynb #59091ab9
+@exercise('00.4', "Seconds become dates first; count each user's different dates.")
+def _(f):
+    rs = pd.DataFrame(dict(user=[1,1,1,2], timestamp=[10, 86_399, 86_400, 5*86_400]))
+    test_eq(dict(f(rs)), {1:2, 2:1})
+
+@exercise('00.5', "Shuffle the users, not the rows; then find the rows of those held back.")
+def _(f):
+    rs = pd.DataFrame(dict(user=[i%10 for i in range(60)], movie=range(60)))
+    train,valid = f(rs, 0.2, seed=1)
+    test_eq(sorted([*train, *valid]), list(range(60)))
+    held = set(rs.user.iloc[valid])
+    test_eq((len(held), held & set(rs.user.iloc[train])), (2, set()))
+    test_eq(list(f(rs, 0.2, seed=1)[1]), list(valid))
+    assert len({tuple(f(rs, 0.2, seed=o)[1]) for o in range(9)})>1, "Another seed, other users."
 
 # %% ../nbs/library/exercises.ipynb #513fcaa7
 # exercises of 01_latent_factors
