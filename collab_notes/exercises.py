@@ -48,6 +48,46 @@ def _(f):
 
 # %% ../nbs/library/exercises.ipynb #513fcaa7
 # exercises of 01_latent_factors
+def _some_factors(n=4):
+    "Factors of 3 users and 5 items, and `n` ratings"
+    g = torch.Generator().manual_seed(n)
+    nums = [torch.randint(k, (n,), generator=g) for k in (3,5)]
+    return *(torch.randn(k, 2, generator=g) for k in (3,5)), *nums, 5*torch.rand(n, generator=g)
+
+def _downhill(users, items, *batch, w=0.):
+    "Gradients of the mean squared error with a penalty"
+    users,items = (o.clone().requires_grad_() for o in (users,items))
+    err = (users[batch[0]]*items[batch[1]]).sum(1)-batch[2]
+    penalty = w*((users**2).sum()+(items**2).sum())
+    return torch.autograd.grad((err**2).mean()+penalty, (users,items))
+
+# %% ../nbs/library/exercises.ipynb #2e187165
+@exercise('01.1', "Which shapes must a matrix and a vector have to be multiplied?")
+def _(f):
+    users,items,*_ = _some_factors()
+    test_eq(f(users[1], items).shape, (5,))
+    test_close(f(users[1], items)[3], (users[1]*items[3]).sum(), eps=1e-5)
+
+@exercise('01.2', "The one-hot matrix, turned, adds up the rows of each user.")
+def _(f):
+    for n in (4,20):
+        batch = _some_factors(n)
+        test_close(f(*batch), _downhill(*batch)[0], eps=1e-5)
+
+@exercise('01.3', "What is the gradient of a sum of squares? Add it, and leave the rest as it is.")
+def _(f):
+    for w in (0.,0.1):
+        res = f(w)(*_some_factors(9))
+        test_eq(len(res), 3)
+        for ours,theirs in zip(res[1:], _downhill(*_some_factors(9), w=w)):
+            test_close(ours, theirs, eps=1e-5)
+
+@exercise('01.4', "Turn both, or make one larger and the other smaller.")
+def _(f):
+    users,items,*_ = _some_factors()
+    ours,theirs = f(users, items)
+    test_close(ours@theirs.t(), users@items.t(), eps=1e-4)
+    for o,p in ((ours,users),(theirs,items)): assert not torch.allclose(o, p), "They are the same."
 
 # %% ../nbs/library/exercises.ipynb #29311d38
 # exercises of 02_from_scratch
