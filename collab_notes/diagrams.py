@@ -191,13 +191,35 @@ def _to_pixels(frames, w, h, edge=46):
     to = lambda o: np.round((o-middle)*scale*(1,-1)+(w/2,h/2)).astype(int)
     return to(frames),to(np.zeros(2))
 
-def _point(x, y, name, color, w):
-    "A named point at its last place"
-    side = dict(x=8, text_anchor='start') if x<0.72*w else dict(x=-8, text_anchor='end')
+def _point(x, y, name, color, at):
+    "A named point at its last place; `at` is where its name stands"
     dot = tag('circle', r=4.5, fill=color)
-    label = tag('text', words=name, y=4, font_size=12, **side)
+    label = tag('text', words=name, x=at[0], y=at[1], font_size=12, text_anchor=at[2])
     look = {'class':'point', 'style':f'transform:translate({x}px,{y}px);transition:transform .3s'}
     return tag('g', dot, label, **look)
+
+# %% ../nbs/library/diagrams.ipynb #cdebee4e
+_BESIDE = (8,4,'start'),(-8,4,'end'),(0,-9,'middle'),(0,17,'middle')
+
+def _box(x, y, name, at):
+    "About where a name is: left, right, top, bottom"
+    dx,dy,anchor = at
+    wide = 7*len(name)
+    left = x+dx-wide*dict(start=0, end=1, middle=0.5)[anchor]
+    return left,left+wide,y+dy-10,y+dy+3
+
+def _name_places(points, names, w):
+    "For each name the first place where it meets no other name, no other point and no edge"
+    boxes,res = [(x-5,x+5,y-5,y+5) for x,y in points],[]
+    def clash(a, b): return a[0]<b[1] and b[0]<a[1] and a[2]<b[3] and b[2]<a[3]
+    for n,((x,y),name) in enumerate(zip(points, names)):
+        others = [o for i,o in enumerate(boxes) if i!=n]
+        def free(at):
+            b = _box(x, y, name, at)
+            return b[0]>20 and b[1]<w and not any(clash(b, o) for o in others)
+        res.append(next((at for at in _BESIDE if free(at)), _BESIDE[0]))
+        boxes.append(_box(x, y, name, res[-1]))
+    return res
 
 # %% ../nbs/library/diagrams.ipynb #ee5ccee4
 def moving_points(frames, # (n_frames, n, 2): where the points are in each frame
@@ -216,8 +238,10 @@ def moving_points(frames, # (n_frames, n, 2): where the points are in each frame
     px,(x0,y0) = _to_pixels(frames, w, h)
     alt = (f"{len(names)} points by name: {', '.join(names)}. "
            f"They move over {len(frames)-1} {what}s.")
-    parts = [*_axes(w, h, x0, y0, xlabel, ylabel), *(
-        _point(x, y, name, COLORS[g], w) for (x,y),name,g in zip(px[-1].tolist(), names, groups))]
+    last = px[-1].tolist()
+    spots = zip(last, names, groups, _name_places(last, names, w))
+    parts = [*_axes(w, h, x0, y0, xlabel, ylabel),
+             *(_point(*xy, name, COLORS[g], at) for xy,name,g,at in spots)]
     return Moving(_with_slider(svg(w, h, alt, parts), px.tolist(), what))
 
 def _axes(w, h, x0, y0, xlabel, ylabel):

@@ -74,6 +74,7 @@ def _(f):
         batch = _some_factors(n)
         test_close(f(*batch), _downhill(*batch)[0], eps=1e-5)
 
+# %% ../nbs/library/exercises.ipynb #234fa1c6
 @exercise('01.3', "What is the gradient of a sum of squares? Add it, and leave the rest as it is.")
 def _(f):
     for w in (0.,0.1):
