@@ -89,11 +89,9 @@ def factor_crosstab(ratings:pd.DataFrame, # users × items, missing where there 
                 'factors of each beside it and above it. In a cell stand the rating, if there is '
                 'one, and the dot product of the factors.')
     _margins(p, list(ratings.index), list(ratings.columns), u, v, left, top)
-    for i,j in np.ndindex(m, n):
-        _met(p, left+92*j, top+34*i, ratings.iat[i,j], u[i]@v[j])
+    for i,j in np.ndindex(m, n): _met(p, left+92*j, top+34*i, ratings.iat[i,j], u[i]@v[j])
     given = 'bold: the rating; ' if ratings.notna().to_numpy().any() else ''
-    p.text(p.width-8, top+34*m+22, f'{given}green: the dot product', fill='#444', font_size=12,
-           text_anchor='end')
+    p.text(p.width-8, top+34*m+22, f'{given}green: the dot product', text_anchor='end')
     return p
 
 # %% ../nbs/library/diagrams.ipynb #eac9eab9
@@ -125,21 +123,21 @@ def lookup_product(matrix, # (n, k): a tensor or array
     if w.ndim!=2 or not 0<=row<len(w):
         raise ShapeError(f"row={row} is no row of a matrix of shape {w.shape}")
     n,k = w.shape
-    p = Picture(34*n+112*k+190, 30*n+78,
-                f'A one-hot vector of {n} numbers with a 1 at place {row}, '
-                f'times a matrix of {n} rows and {k} columns. The product is row {row} of it.')
     mid,x = 34+15*n,20
+    p = Picture(34*n+112*k+190, 30*n+78, f'A one-hot vector of {n} numbers, with a 1 at place '
+                f'{row}, times a matrix of {n} rows and {k} columns, is row {row} of it.')
     for j in range(n): p.cell(x+34*j, mid-15, 34, 30, int(j==row), COLORS[4], 0.6*(j==row))
     p.text(x+17*n, mid+36, f'one-hot, 1 × {n}')
     p.text(x+34*n+25, mid+6, '×', font_size=20)
     _rows(p, x+34*n+66, 34, w, row)
     p.text(x+34*n+66+28*k, 34+30*n+24, f'factors, {n} × {k}')
     p.text(x+34*n+56*k+90, mid+6, '=', font_size=20)
-    for f,o in enumerate(w[row]):
-        _factor(p, x+34*n+56*k+114+56*f, mid-15, 56, 30, o, abs(w).max() or 1)
+    most = abs(w).max() or 1
+    for f,o in enumerate(w[row]): _factor(p, x+34*n+56*k+114+56*f, mid-15, 56, 30, o, most)
     p.text(x+34*n+84*k+114, mid+36, f'row {row}, 1 × {k}')
     return p
 
+# %% ../nbs/library/diagrams.ipynb #6982ecfc
 def _rows(p, x, y, w, row):
     "A matrix, one row of which is framed"
     for i,j in np.ndindex(*w.shape): _factor(p, x+56*j, y+30*i, 56, 30, w[i,j], abs(w).max() or 1)
@@ -155,11 +153,16 @@ document.querySelectorAll('.%(id)s').forEach(root => {
   const frames = %(frames)s, points = root.querySelectorAll('.point');
   const [slider, button, label] = ['input', 'button', 'output'].map(o => root.querySelector(o));
   let timer = null;
-  const show = () => {
+  %(moves)s
+});
+</script>"""
+
+# %% ../nbs/library/diagrams.ipynb #ca420448
+_MOVES = """const show = () => {
     const t = +slider.value;
     points.forEach((p, i) => {
       p.style.transform = `translate(${frames[t][i][0]}px,${frames[t][i][1]}px)`; });
-    label.textContent = '%(what)s ' + t;
+    label.textContent = root.dataset.what + ' ' + t;
   };
   const stop = () => { clearInterval(timer); timer = null; button.textContent = 'Play'; };
   const step = () => {
@@ -173,9 +176,7 @@ document.querySelectorAll('.%(id)s').forEach(root => {
     button.textContent = 'Pause';
     timer = setInterval(step, 300);
   };
-  slider.oninput = () => { stop(); show(); };
-});
-</script>"""
+  slider.oninput = () => { stop(); show(); };"""
 
 # %% ../nbs/library/diagrams.ipynb #de5c59de
 class Moving:
@@ -244,6 +245,7 @@ def moving_points(frames, # (n_frames, n, 2): where the points are in each frame
              *(_point(*xy, name, COLORS[g], at) for xy,name,g,at in spots)]
     return Moving(_with_slider(svg(w, h, alt, parts), px.tolist(), what))
 
+# %% ../nbs/library/diagrams.ipynb #fcba02b4
 def _axes(w, h, x0, y0, xlabel, ylabel):
     "Lines through zero, where they are within the picture, and what the directions mean"
     look = dict(stroke='#bbb', stroke_dasharray='4 3')
@@ -263,5 +265,6 @@ def _with_slider(picture, frames, what):
     tools = (f'<button type="button">Play</button> <input type="range" min="0" max="{last}" '
              f'value="{last}" aria-label="{what}" style="width:60%;vertical-align:middle"> '
              f'<output>{what} {last}</output>')
-    script = _SCRIPT % dict(id=name, frames=json.dumps(frames, separators=(',',':')), what=what)
-    return f'<div class="{name}">{picture}<div>{tools}</div>{script}</div>'
+    frames = json.dumps(frames, separators=(',',':'))
+    script = _SCRIPT % dict(id=name, frames=frames, moves=_MOVES)
+    return f'<div class="{name}" data-what="{what}">{picture}<div>{tools}</div>{script}</div>'

@@ -111,6 +111,7 @@ def __iter__(self:TensorDL):
     for b in self.chunks(self.get_idxs()): yield self.after_batch(self.do_batch(b))
     self.after_iter()
 
+# %% ../nbs/library/loaders.ipynb #0a9ea0d6
 @patch
 def new(self:TensorDL, dataset=None, cls=None, **kwargs):
     "A loader like this one, with another dataset or other settings"
@@ -196,9 +197,7 @@ def from_csv(cls:CheckedLoaders, csv, # path of a file that `read_ratings` can r
 @delegates(TabularDataLoaders.test_dl)
 def test_dl(self:CheckedLoaders,
             test_items, # a table with the user and item columns, with or without ratings
-            # ids that training data never had: 'error', 'na' to score
-            # them as `#na#` (row 0), 'skip'
-            unseen:str='error',
+            unseen:str='error', # unknown ids: 'error', 'skip', 'na' to score them as `#na#`, row 0
             **kwargs):
     "A loader over `test_items` in their order; raises `UnseenIdError` (see `unseen`)"
     if isinstance(test_items, list):   # of one row, from `Learner.predict`
