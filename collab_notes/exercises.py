@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/library/exercises.ipynb #ee9a9b78
+import pandas as pd
 import torch
 from fastcore.test import test_close, test_eq
 
@@ -13,9 +14,81 @@ from .book import exercise
 
 # %% ../nbs/library/exercises.ipynb #c658442d
 # exercises of 00_data
+@exercise('00.1', "How many cells has the crosstab, and how many of them have a rating?")
+def _(f):
+    test_close(f(pd.DataFrame(dict(user=[1,1,2,9], movie=[7,8,7,5]))), 5/9)
+    test_close(f(pd.DataFrame(dict(user=['a'], movie=['b']))), 0)
+
+@exercise('00.2', "Look at `how=` of `merge`.")
+def _(f):
+    rs = pd.DataFrame(dict(user=[1,2,3], movie=[9,7,8], rating=[5,4,3]))
+    res = f(rs, pd.DataFrame(dict(movie=[7,8], title=['A','B'])))
+    test_eq([list(res.movie), list(res.user), list(res.rating)], [[9,7,8], [1,2,3], [5,4,3]])
+    test_eq(list(res.title.isna()), [True,False,False])
+    test_eq(list(res.title[1:]), ['A','B'])
+
+@exercise('00.3', "A row is missed in one epoch with a chance of 1/e. In two epochs?")
+def _(n): return n==5
+
+# %% ../nbs/library/exercises.ipynb #59091ab9
+@exercise('00.4', "Seconds become dates first; count each user's different dates.")
+def _(f):
+    rs = pd.DataFrame(dict(user=[1,1,1,2], timestamp=[10, 86_399, 86_400, 5*86_400]))
+    test_eq(dict(f(rs)), {1:2, 2:1})
+
+@exercise('00.5', "Shuffle the users, not the rows; then find the rows of those held back.")
+def _(f):
+    rs = pd.DataFrame(dict(user=[i%10 for i in range(60)], movie=range(60)))
+    train,valid = f(rs, 0.2, seed=1)
+    test_eq(sorted([*train, *valid]), list(range(60)))
+    held = set(rs.user.iloc[valid])
+    test_eq((len(held), held & set(rs.user.iloc[train])), (2, set()))
+    test_eq(list(f(rs, 0.2, seed=1)[1]), list(valid))
+    assert len({tuple(f(rs, 0.2, seed=o)[1]) for o in range(9)})>1, "Another seed, other users."
 
 # %% ../nbs/library/exercises.ipynb #513fcaa7
 # exercises of 01_latent_factors
+def _some_factors(n=4):
+    "Factors of 3 users and 5 items, and `n` ratings"
+    g = torch.Generator().manual_seed(n)
+    nums = [torch.randint(k, (n,), generator=g) for k in (3,5)]
+    return *(torch.randn(k, 2, generator=g) for k in (3,5)), *nums, 5*torch.rand(n, generator=g)
+
+def _downhill(users, items, *batch, w=0.):
+    "Gradients of the mean squared error with a penalty"
+    users,items = (o.clone().requires_grad_() for o in (users,items))
+    err = (users[batch[0]]*items[batch[1]]).sum(1)-batch[2]
+    penalty = w*((users**2).sum()+(items**2).sum())
+    return torch.autograd.grad((err**2).mean()+penalty, (users,items))
+
+# %% ../nbs/library/exercises.ipynb #2e187165
+@exercise('01.1', "Which shapes must a matrix and a vector have to be multiplied?")
+def _(f):
+    users,items,*_ = _some_factors()
+    test_eq(f(users[1], items).shape, (5,))
+    test_close(f(users[1], items)[3], (users[1]*items[3]).sum(), eps=1e-5)
+
+@exercise('01.2', "The one-hot matrix, turned, adds up the rows of each user.")
+def _(f):
+    for n in (4,20):
+        batch = _some_factors(n)
+        test_close(f(*batch), _downhill(*batch)[0], eps=1e-5)
+
+# %% ../nbs/library/exercises.ipynb #234fa1c6
+@exercise('01.3', "What is the gradient of a sum of squares? Add it, and leave the rest as it is.")
+def _(f):
+    for w in (0.,0.1):
+        res = f(w)(*_some_factors(9))
+        test_eq(len(res), 3)
+        for ours,theirs in zip(res[1:], _downhill(*_some_factors(9), w=w)):
+            test_close(ours, theirs, eps=1e-5)
+
+@exercise('01.4', "Turn both, or make one larger and the other smaller.")
+def _(f):
+    users,items,*_ = _some_factors()
+    ours,theirs = f(users, items)
+    test_close(ours@theirs.t(), users@items.t(), eps=1e-4)
+    for o,p in ((ours,users),(theirs,items)): assert not torch.allclose(o, p), "They are the same."
 
 # %% ../nbs/library/exercises.ipynb #29311d38
 # exercises of 02_from_scratch
