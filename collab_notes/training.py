@@ -21,7 +21,7 @@ from fastcore.basics import ifnone
 from fastcore.foundation import L
 from fastcore.meta import delegates
 
-# %% ../nbs/03_weight_decay.ipynb #b7532de5
+# %% ../nbs/03_weight_decay.ipynb #b6d0779a
 from .blocks import block_dots
 from .callbacks import StandardScale, StopDiverged
 from .checkpoint import fit_in_folder
@@ -30,7 +30,7 @@ from .ensemble import DotProductBiasEnsemble, EachModel
 from .errors import CollabError, SettingError, check_seed, check_size
 from .factormodel import auto_range
 from .models import DotProductBias
-from .options import option_callbacks
+from .options import option_cbs
 from .shrink import ShrinkBiases, warn_if_means_win
 from .surface import in_range
 from .unknown import FillUnknown
@@ -143,7 +143,7 @@ def ratings_learner(dls, # `RatingsDataLoaders`
     model = _model(dls, model, n_models, n_factors, y_range, std)
     return _learner(dls, model, wd, loss_func, shrink, cbs, lr=lr, moms=moms, **kwargs)
 
-# %% ../nbs/03_weight_decay.ipynb #38c85298
+# %% ../nbs/03_weight_decay.ipynb #45d3aef9
 @delegates(ratings_learner)
 def fit(dls, # `RatingsDataLoaders`
         n_epoch:int=6, # epochs: each is every training rating once
@@ -155,8 +155,7 @@ def fit(dls, # `RatingsDataLoaders`
         checkpoint=None, # a folder: a training broken off there goes on after its last whole epoch
         **kwargs)->Learner: # trained; `as_model` reads it
     "Train by the recipe of notebook 03: one cycle, large batches, strong decay of factors"
-    cbs = option_callbacks(dls, n_epoch, patience, restore_best, checkpoint, cbs)
-    seed = check_seed(seed)
+    cbs,seed = option_cbs(dls, n_epoch, patience, restore_best, checkpoint, cbs),check_seed(seed)
     asked = dict(n_epoch=n_epoch, seed=seed, patience=patience, restore_best=restore_best)
     with nullcontext() if seed is None else no_random(seed, reproducible=False):
         learn = ratings_learner(dls, cbs=cbs, **kwargs)
