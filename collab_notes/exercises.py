@@ -22,14 +22,14 @@ from .book import exercise
 
 # %% ../nbs/library/exercises.ipynb #208c0a3c
 # exercises of 03_weight_decay
-@exercise('03.1', "Shrink the weights by 1-lr*wd, step down the gradient, and leave `w` itself alone.")
+@exercise('03.1', "Shrink the weights by 1-lr*wd, step downhill, and leave `w` itself alone.")
 def _(f):
     w,g = torch.tensor([1.,-2.]),torch.tensor([0.5,0.])
     test_close(f(w, g, lr=0.1, wd=0.), w-0.1*g, eps=1e-6)
     test_close(f(w, g, lr=0.1, wd=0.3), torch.tensor([0.92,-1.94]), eps=1e-6)
     assert torch.equal(w, torch.tensor([1.,-2.])), "`w` itself has changed."
 
-@exercise('03.2', "Its gradient must be wd times each weight; so what stands before the sum of squares?")
+@exercise('03.2', "Its gradient must be wd times each weight. What stands before the sum, then?")
 def _(f):
     ws = [torch.tensor([1.,-2.], requires_grad=True),torch.tensor([[3.]], requires_grad=True)]
     f(ws, 0.3).backward()
@@ -41,7 +41,7 @@ def _(f):
     test_close(f(0.01, 0.8, 200), 0.992**200, eps=1e-6)
     test_eq(f(0.1, 0.5, 0), 1)
 
-@exercise('03.4', "Weigh both opinions, and divide by the sum of the weights. Without ratings it is the usual.")
+@exercise('03.4', "Weigh both opinions, and divide by the sum of the weights.")
 def _(f):
     test_close(f(1., 3, 0., 1.), 0.75, eps=1e-6)
     test_close(f(9., 0, 0.2, 5.), 0.2, eps=1e-6)
