@@ -19,6 +19,36 @@ from .book import exercise
 
 # %% ../nbs/library/exercises.ipynb #29311d38
 # exercises of 02_from_scratch
+@exercise('02.1', "One parameter of shape (ni, nf), and a `forward` that indexes it with the rows.")
+def _(M):
+    e,rows = M(10, 4),torch.tensor([[3,1],[9,3]])
+    (w,) = e.parameters()
+    test_eq((tuple(w.shape), tuple(e(rows).shape)), ((10,4), (2,2,4)))
+    test_close(e(rows).detach(), w.detach()[rows], eps=1e-9)
+
+@exercise('02.2', "Row i of `a` times row i of `b`, summed: 'ij,ij->i' in the language of einsum.")
+def _(f):
+    g = torch.Generator().manual_seed(1)
+    a,b = (torch.randn(64, 50, generator=g) for _ in range(2))
+    test_eq(tuple(f(a, b).shape), (64,))
+    test_close(f(a, b), (a*b).sum(dim=1), eps=1e-4)
+
+@exercise('02.3', "A sigmoid goes from 0 to 1. Stretch it to the range, then shift it.")
+def _(f):
+    x = torch.tensor([-3.,0,2])
+    for lo,hi in ((0,5.5), (-1,1), (2,9)):
+        test_close(f(x, lo, hi), torch.sigmoid(x)*(hi-lo)+lo, eps=1e-5)
+
+@exercise('02.4', "Each user and each item has its factors, and a bias.")
+def _(f):
+    test_eq(f(2, 3, 10), 55)
+    test_eq(f(1, 1, 1), 4)
+
+@exercise('02.5', "Undo the range: which number does the sigmoid turn into rating/high?")
+def _(f):
+    for rating,high in ((5,5.5), (1,5.5), (3,6)):
+        z = torch.tensor(float(f(rating, high)))
+        test_close((torch.sigmoid(z)*high).item(), rating, eps=1e-4)
 
 # %% ../nbs/library/exercises.ipynb #208c0a3c
 # exercises of 03_weight_decay
