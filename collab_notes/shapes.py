@@ -35,9 +35,9 @@ class Drawing:
 # %% ../nbs/library/shapes.ipynb #333366c1
 def arrow(d:Drawing, # what to draw on
           x1:float, y1:float, x2:float, y2:float, # from, to
-          word:str='', # above its middle
+          word:str='', below:bool=False, # beside its middle: above it, or below?
          ): # the drawing
-    "An arrow with a word above it"
+    "An arrow with a word that its line does not cross"
     dx,dy = x2-x1,y2-y1
     n = (dx*dx+dy*dy)**0.5
     ux,uy = dx/n,dy/n
@@ -45,7 +45,9 @@ def arrow(d:Drawing, # what to draw on
     tip = f'{x2},{y2} {bx-4*uy:.1f},{by+4*ux:.1f} {bx+4*uy:.1f},{by-4*ux:.1f}'
     d.parts.append(f'<line x1="{x1}" y1="{y1}" x2="{bx:.1f}" y2="{by:.1f}" stroke="#444"/>'
                    f'<polygon points="{tip}" fill="#444"/>')
-    if word: d.text((x1+x2)/2, (y1+y2)/2-8, word, fill='#444', font_style='italic')
+    off = 7+3.5*len(word)*abs(dy/dx)
+    y = (y1+y2)/2+(off+9 if below else -off)
+    if word: d.text((x1+x2)/2, round(y, 1), word, fill='#444', font_style='italic')
     return d
 
 # %% ../nbs/library/shapes.ipynb #ab36b307
@@ -55,16 +57,16 @@ def forward_shapes(bs:int=64, n_factors:int=50, # rows of a batch, numbers of ea
     "The shapes that go through `forward` of a dot product"
     b,k = check_size('bs', bs),check_size('n_factors', n_factors)
     table,lo_hi = f'{b} × {k}',f'{y_range[0]:g} to {y_range[1]:g}'
-    d = Drawing(820, 250, f'{b} rows of 2 ids; look-ups of {table}; their product; its sum: {b} '
+    d = Drawing(770, 250, f'{b} rows of 2 ids; look-ups of {table}; their product; its sum: {b} '
                 f'numbers; a sigmoid, from {lo_hi}')
     blue,orange,green,pink = COLORS[:4]
     d.box(20, 75, 40, 110, blue, 'x', f'{b} × 2')
     for y,name in ((30,'users'),(150,'items')):
         d.box(175, y, 110, 60, orange, f'factors of {name}', table)
-        arrow(d, 62, 130, 172, y+30, 'look up')
+        arrow(d, 62, 130, 172, y+30, 'look up', y>100)
         arrow(d, 288, y+30, 388, 130, '' if y>100 else 'multiply')
     d.box(391, 100, 110, 60, green, 'product', table)
-    for x,word,name,shape in ((503,'sum','dot product',f'{b}'),(653,'sigmoid',lo_hi,f'{b}')):
+    for x,word,name,shape in ((503,'sum','dot product',f'{b}'),(624,'sigmoid',lo_hi,f'{b}')):
         arrow(d, x, 130, x+86, 130, word)
         d.box(x+89, 100, 30, 60, pink, name, shape)
     return d
