@@ -92,9 +92,71 @@ def _(f):
 
 # %% ../nbs/library/exercises.ipynb #29311d38
 # exercises of 02_from_scratch
+@exercise('02.1', "One parameter of shape (ni, nf), and a `forward` that indexes it with the rows.")
+def _(M):
+    e,rows = M(10, 4),torch.tensor([[3,1],[9,3]])
+    (w,) = e.parameters()
+    test_eq((tuple(w.shape), tuple(e(rows).shape)), ((10,4), (2,2,4)))
+    test_close(e(rows).detach(), w.detach()[rows], eps=1e-9)
+
+@exercise('02.2', "Row i of `a` times row i of `b`, summed: 'ij,ij->i' in the language of einsum.")
+def _(f):
+    g = torch.Generator().manual_seed(1)
+    a,b = (torch.randn(64, 50, generator=g) for _ in range(2))
+    test_eq(tuple(f(a, b).shape), (64,))
+    test_close(f(a, b), (a*b).sum(dim=1), eps=1e-4)
+
+@exercise('02.3', "A sigmoid goes from 0 to 1. Stretch it to the range, then shift it.")
+def _(f):
+    x = torch.tensor([-3.,0,2])
+    for lo,hi in ((0,5.5), (-1,1), (2,9)):
+        test_close(f(x, lo, hi), torch.sigmoid(x)*(hi-lo)+lo, eps=1e-5)
+
+@exercise('02.4', "Each user and each item has its factors, and a bias.")
+def _(f):
+    test_eq(f(2, 3, 10), 55)
+    test_eq(f(1, 1, 1), 4)
+
+@exercise('02.5', "Undo the range: which number does the sigmoid turn into rating/high?")
+def _(f):
+    for rating,high in ((5,5.5), (1,5.5), (3,6)):
+        z = torch.tensor(float(f(rating, high)))
+        test_close((torch.sigmoid(z)*high).item(), rating, eps=1e-4)
 
 # %% ../nbs/library/exercises.ipynb #208c0a3c
 # exercises of 03_weight_decay
+@exercise('03.1', "Shrink the weights by 1-lr*wd, step downhill, and leave `w` itself alone.")
+def _(f):
+    w,g = torch.tensor([1.,-2.]),torch.tensor([0.5,0.])
+    test_close(f(w, g, lr=0.1, wd=0.), w-0.1*g, eps=1e-6)
+    test_close(f(w, g, lr=0.1, wd=0.3), torch.tensor([0.92,-1.94]), eps=1e-6)
+    assert torch.equal(w, torch.tensor([1.,-2.])), "`w` itself has changed."
+
+@exercise('03.2', "Its gradient must be wd times each weight. What stands before the sum, then?")
+def _(f):
+    ws = [torch.tensor([1.,-2.], requires_grad=True),torch.tensor([[3.]], requires_grad=True)]
+    f(ws, 0.3).backward()
+    for w in ws: test_close(w.grad, 0.3*w.detach(), eps=1e-6)
+
+@exercise('03.3', "At each step a weight keeps the share 1-lr*wd of itself.")
+def _(f):
+    test_close(f(0.1, 0.5, 1), 0.95, eps=1e-6)
+    test_close(f(0.01, 0.8, 200), 0.992**200, eps=1e-6)
+    test_eq(f(0.1, 0.5, 0), 1)
+
+@exercise('03.4', "Weigh both opinions, and divide by the sum of the weights.")
+def _(f):
+    test_close(f(1., 3, 0., 1.), 0.75, eps=1e-6)
+    test_close(f(9., 0, 0.2, 5.), 0.2, eps=1e-6)
+    test_close(f(-1., 5, 1., 5.), 0., eps=1e-6)
+
+@exercise('03.5', "Put the tables side by side, and share the division by M between both.")
+def _(f):
+    g = torch.Generator().manual_seed(1)
+    us,vs = ([torch.randn(n, 2, generator=g) for _ in range(3)] for n in (4,5))
+    u,v = f(us, vs)
+    test_eq((tuple(u.shape), tuple(v.shape)), ((4,6), (5,6)))
+    test_close(u@v.T, torch.stack([a@b.T for a,b in zip(us, vs)]).mean(0), eps=1e-5)
 
 # %% ../nbs/library/exercises.ipynb #635b9812
 # exercises of 04_interpretation

@@ -72,6 +72,40 @@ def test_what_a_learner_has_trained_can_be_pickled(M, dls):
     x = dls.one_batch()[0]
     assert torch.equal(again(x), model(x)) and again.classes == model.classes
 
+@each_model
+@pytest.mark.parametrize('y_range', [(0,5.5), None], ids=str)
+def test_gradients_go_to_rows_that_were_looked_up(M, y_range, dls):
+    "To all of these, to no others; and eight ratings can be learned by heart"
+    torch.manual_seed(42)
+    model = M.from_dls(dls, 10, y_range=y_range)
+    x,y = (o[:8] for o in dls.one_batch())
+    out = model(x)
+    assert out.shape==(8,) and (y_range is None or y_range[0]<out.min() and out.max()<y_range[1])
+    MSELossFlat()(out, y).backward()
+    for k,n in ((0,'user'),(1,'item')):
+        for p in (o for name,o in model.named_parameters() if name.startswith(n)):
+            assert p.grad.abs().reshape(len(p), -1).sum(1).nonzero().squeeze(1).tolist()==sorted(set(x[:,k].tolist()))
+    opt = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(300):
+        opt.zero_grad(); loss = MSELossFlat()(model(x), y); loss.backward(); opt.step()
+    assert loss<1e-3
+
+@each_model
+def test_sizes_and_loaders_of_others(M, dls):
+    "numpy's integers are integers, a list is a range; fastai's own loaders know names, too"
+    m = M.from_dls(dls, np.int64(4), y_range=[0,5.5])
+    assert m.y_range==(0,5.5) and M.from_dls(dls).n_factors==50
+    x = dls.one_batch()[0]
+    assert torch.equal(copy.deepcopy(m)(x), m(x))
+    theirs = M.from_dls(CollabDataLoaders.from_df(ratings_of(), bs=8, seed=1), 5)
+    assert as_model(theirs).item_name=='item'
+
+def test_parameters_begin_small():
+    torch.manual_seed(42)
+    p = create_params([944,50])
+    assert p.shape==(944,50) and isinstance(p, nn.Parameter) and p.requires_grad
+    assert abs(p.std().item()-0.01)<2e-4 and abs(p.mean().item())<2e-4
+
 # surface
 
 @pytest.mark.parametrize('training', [True, False])
