@@ -24,7 +24,32 @@ from .book import exercise
 # exercises of 03_weight_decay
 
 # %% ../nbs/library/exercises.ipynb #635b9812
-# exercises of 04_interpretation
+@exercise('04.1', "F.cosine_similarity(factors, factors[i][None]) compares all rows at once.")
+def _(nearest):
+    f = torch.tensor([[1.,0],[3,0],[0,1],[2,0.2],[-1,0],[1,1]])
+    test_eq(list(nearest(f, 1, 3)), [3,5,2])
+    test_eq(list(nearest(f, 4, 2)), [2,5])
+
+@exercise('04.2', "An argsort of an argsort gives each value its rank.")
+def _(rank_correlation):
+    a = torch.tensor([0.3,-2,5,1,0.1,-1])
+    for b,r in ((a.exp(),1), (-a,-1), (torch.tensor([2.,1,6,4,3,5]),0.6)):
+        test_close(float(rank_correlation(a, b)), r, eps=1e-4)
+
+# %% ../nbs/library/exercises.ipynb #a8da10ae
+@exercise('04.3', "Center the columns; the squares of the singular values are the variances.")
+def _(shares):
+    x = torch.tensor([[3.,0,0],[-3,0,0],[0,1,0],[0,-1,0]])
+    for shift in (0., 100.):
+        res = torch.as_tensor(shares(x+shift)).double()[:2]
+        test_close(res, torch.tensor([0.9,0.1]).double(), eps=1e-4)
+
+@exercise('04.4', "torch.randperm shuffles, torch.quantile finds the limit. Absolute values count.")
+def _(chance_level):
+    a = torch.linspace(-1, 1, 100)
+    got = float(chance_level(a, 3*a+1, 400, 0))
+    assert 0.15 < got < 0.25, f"By chance 95% are below about 0.2 here, not {got:.2f}."
+    test_eq(got, float(chance_level(a, 3*a+1, 400, 0)))
 
 # %% ../nbs/library/exercises.ipynb #f3b6e989
 # exercises of 05_bootstrap

@@ -10,8 +10,9 @@ from matplotlib import pyplot as plt
 from collab_notes.core import Surface, as_model
 from collab_notes.data import RatingsDataLoaders
 from collab_notes.errors import CollabError, MissingColumnError, NotAModelError, RatingsError, SettingError, UnseenIdError, UnsupportedError
-from collab_notes.interpret import bias_table, pca_map, rating_counts, similar, top_items
+from collab_notes.interpret import bias_table, pca_map, similar, top_items
 from collab_notes.models import DotProductBias
+from collab_notes.overall import rating_counts
 from collab_notes.plots import place_labels, plot_pca
 from collab_notes.protocol import Model
 from conftest import ratings_of
