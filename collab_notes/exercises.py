@@ -55,4 +55,30 @@ def _(chance_level):
 # exercises of 05_bootstrap
 
 # %% ../nbs/library/exercises.ipynb #9d989db5
-# exercises of 06_deep
+@exercise('06.1', "1.6 times the 0.56th power, rounded; never more than `most`.")
+def _(emb_size):
+    test_eq([emb_size(o, 600) for o in (10,944,1665,10**6)], [6,74,102,600])
+    test_eq(emb_size(10**6, 50), 50)
+
+@exercise('06.2', "Put the vectors behind one another; ReLU stands between the two layers only.")
+def _(forward):
+    g = torch.Generator().manual_seed(0)
+    u,i,w1,b1,w2,b2 = (torch.randn(o, generator=g) for o in ((2,), (3,), (4,5), (4,), (1,4), (1,)))
+    net = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+    for p,v in zip(net.parameters(), (w1,b1,w2,b2)): p.data = v
+    test_close(torch.as_tensor(forward(u, i, w1, b1, w2, b2)).reshape(1),
+               net(torch.cat([u,i])).detach(), eps=1e-4)
+
+# %% ../nbs/library/exercises.ipynb #41b7c8df
+@exercise('06.3', "With n labels each gets 1 over the square root of n.")
+def _(one_length):
+    names = ['Action','Comedy','Drama','War']
+    test_close(torch.tensor(list(one_length(['Drama'], names))).float(), torch.tensor([0.,0,1,0]))
+    x = torch.tensor(list(one_length(['War','Action'], names))).float()
+    test_close(x, torch.tensor([0.5**0.5,0,0,0.5**0.5]), eps=1e-5)
+
+@exercise('06.4', "Each user's columns, times the columns' factors: a product of matrices.")
+def _(with_columns):
+    e,w = torch.tensor([[1.,2],[3,4]]),torch.tensor([[1.,0],[0,10],[5,5]])
+    x = torch.tensor([[1.,0,0],[0,1,2]])
+    test_close(with_columns(e, x, w), torch.tensor([[2.,2],[13,24]]))
