@@ -159,10 +159,61 @@ def _(f):
     test_close(u@v.T, torch.stack([a@b.T for a,b in zip(us, vs)]).mean(0), eps=1e-5)
 
 # %% ../nbs/library/exercises.ipynb #635b9812
-# exercises of 04_interpretation
+@exercise('04.1', "F.cosine_similarity(factors, factors[i][None]) compares all rows at once.")
+def _(nearest):
+    f = torch.tensor([[1.,0],[3,0],[0,1],[2,0.2],[-1,0],[1,1]])
+    test_eq(list(nearest(f, 1, 3)), [3,5,2])
+    test_eq(list(nearest(f, 4, 2)), [2,5])
+
+@exercise('04.2', "An argsort of an argsort gives each value its rank.")
+def _(rank_correlation):
+    a = torch.tensor([0.3,-2,5,1,0.1,-1])
+    for b,r in ((a.exp(),1), (-a,-1), (torch.tensor([2.,1,6,4,3,5]),0.6)):
+        test_close(float(rank_correlation(a, b)), r, eps=1e-4)
+
+# %% ../nbs/library/exercises.ipynb #a8da10ae
+@exercise('04.3', "Center the columns; the squares of the singular values are the variances.")
+def _(shares):
+    x = torch.tensor([[3.,0,0],[-3,0,0],[0,1,0],[0,-1,0]])
+    for shift in (0., 100.):
+        res = torch.as_tensor(shares(x+shift)).double()[:2]
+        test_close(res, torch.tensor([0.9,0.1]).double(), eps=1e-4)
+
+@exercise('04.4', "torch.randperm shuffles, torch.quantile finds the limit. Absolute values count.")
+def _(chance_level):
+    a = torch.linspace(-1, 1, 100)
+    got = float(chance_level(a, 3*a+1, 400, 0))
+    assert 0.15 < got < 0.25, f"By chance 95% are below about 0.2 here, not {got:.2f}."
+    test_eq(got, float(chance_level(a, 3*a+1, 400, 0)))
 
 # %% ../nbs/library/exercises.ipynb #f3b6e989
 # exercises of 05_bootstrap
 
 # %% ../nbs/library/exercises.ipynb #9d989db5
-# exercises of 06_deep
+@exercise('06.1', "1.6 times the 0.56th power, rounded; never more than `most`.")
+def _(emb_size):
+    test_eq([emb_size(o, 600) for o in (10,944,1665,10**6)], [6,74,102,600])
+    test_eq(emb_size(10**6, 50), 50)
+
+@exercise('06.2', "Put the vectors behind one another; ReLU stands between the two layers only.")
+def _(forward):
+    g = torch.Generator().manual_seed(0)
+    u,i,w1,b1,w2,b2 = (torch.randn(o, generator=g) for o in ((2,), (3,), (4,5), (4,), (1,4), (1,)))
+    net = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+    for p,v in zip(net.parameters(), (w1,b1,w2,b2)): p.data = v
+    test_close(torch.as_tensor(forward(u, i, w1, b1, w2, b2)).reshape(1),
+               net(torch.cat([u,i])).detach(), eps=1e-4)
+
+# %% ../nbs/library/exercises.ipynb #41b7c8df
+@exercise('06.3', "With n labels each gets 1 over the square root of n.")
+def _(one_length):
+    names = ['Action','Comedy','Drama','War']
+    test_close(torch.tensor(list(one_length(['Drama'], names))).float(), torch.tensor([0.,0,1,0]))
+    x = torch.tensor(list(one_length(['War','Action'], names))).float()
+    test_close(x, torch.tensor([0.5**0.5,0,0,0.5**0.5]), eps=1e-5)
+
+@exercise('06.4', "Each user's columns, times the columns' factors: a product of matrices.")
+def _(with_columns):
+    e,w = torch.tensor([[1.,2],[3,4]]),torch.tensor([[1.,0],[0,10],[5,5]])
+    x = torch.tensor([[1.,0,0],[0,1,2]])
+    test_close(with_columns(e, x, w), torch.tensor([[2.,2],[13,24]]))

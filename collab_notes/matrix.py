@@ -30,9 +30,10 @@ from .errors import (
 from .explain import why
 from .files import load, save
 from .ials import ImplicitALS
-from .interpret import bias_table, pca_map, rating_counts, similar, top_items
+from .interpret import bias_table, pca_map, similar, top_items
 from .lists import evaluate, recommend, user_metrics
 from .newcomers import add_item, add_user
+from .overall import rating_counts
 from .protocol import Model
 from .ranking import EASE, Blend, Popularity, fit_ranking
 from .ridge import ItemRidge

@@ -152,3 +152,31 @@ def test_one_rating_everywhere_with_a_range():
     flat = RatingsDataLoaders.from_df(ratings.assign(rating=3.), seed=0)
     for learn in hybrid_learner(flat, y_range=(0,5)), nn_learner(flat, layers=[4], y_range=(0,5)): assert learn.model.y_range == (0,5)
     with pytest.raises(CollabError, match='nothing to learn'): nn_learner(flat)
+
+def test_net_is_that_of_fastai(dls):
+    "The same seed, the same parameters; and the same output from the lesson's rebuilt net in training, too, with the same gradients"
+    torch.manual_seed(0); a = nn_learner(dls, y_range=(0,5.5)).model
+    torch.manual_seed(0); b = collab_learner(dls, use_nn=True, layers=[100,50], y_range=(0,5.5)).model
+    assert all(torch.equal(p, q) for p,q in zip(a.parameters(), b.parameters()))
+    x,y = dls.valid.tensors()
+    grads = []
+    for m in (a, b):
+        m.train(); m.zero_grad(); MSELossFlat()(m(x.long()), y).backward()
+        grads.append([p.grad for p in m.parameters() if p.grad is not None])
+    assert len(grads[0]) == len(grads[1]) and all(torch.equal(p, q) for p,q in zip(*grads))
+
+def test_columns_and_net_take_smaller_steps(dls):
+    learn = hybrid_learner(dls, users, items, layers=[4], lr=0.02, wd=0.5)
+    assert learn.lr == [0.02,0.002,0.02] and learn.wd == [0.5,0.5,0.]
+    quiet_fit(learn, 1)
+    a,b,c = (h['lr'] for h in learn.opt.hypers)
+    assert abs(b-a/10) < 1e-9 and a == c and [h['wd'] for h in learn.opt.hypers] == [0.5,0.5,0.]
+
+def test_what_fastai_itself_does_with_strangers():
+    "`predict` fails; a test loader scores anything, as row 0; sizes in a list are an error of Python's"
+    stock = CollabDataLoaders.from_df(ratings, seed=0, bs=32)
+    learn = collab_learner(stock, n_factors=5, y_range=(0,5.5))
+    with pytest.raises(TypeError): learn.predict(pd.Series(dict(user=3, item='i3')))
+    with learn.no_bar(): silently = learn.get_preds(dl=stock.test_dl(pd.DataFrame(dict(user=[999,-5], item='no such item'))))[0]
+    assert torch.allclose(silently, learn.model(torch.zeros(2, 2, dtype=torch.long)).detach(), atol=1e-5)
+    with pytest.raises(AttributeError, match="'list' object has no attribute 'get'"): collab_learner(stock, use_nn=True, emb_szs=[(20,5), (31,5)])

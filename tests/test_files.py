@@ -25,7 +25,7 @@ from collab_notes.errors import (
     TruncatedFileError, UnsavableError, UnseenIdError, UnsoundModelError)
 from collab_notes.ials import ImplicitALS
 from collab_notes.files import load, pack_classes, read_tensors, save, write_tensors
-from collab_notes.interpret import rating_counts
+from collab_notes.overall import rating_counts
 from collab_notes.lists import recommend
 from collab_notes.models import DotProduct, DotProductBias, DotProductBiasParams
 from collab_notes.protocol import Model

@@ -1,4 +1,6 @@
 """Reading a model: what the notebook does not show. Odd ids, tables that do not fit, models without biases or counts, learners that were saved."""
+import copy, re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,10 +12,12 @@ from matplotlib import pyplot as plt
 from collab_notes.core import Surface, as_model
 from collab_notes.data import RatingsDataLoaders
 from collab_notes.errors import CollabError, MissingColumnError, NotAModelError, RatingsError, SettingError, UnseenIdError, UnsupportedError
-from collab_notes.interpret import bias_table, pca_map, rating_counts, similar, top_items
-from collab_notes.models import DotProductBias
+from collab_notes.interpret import bias_table, pca_map, similar, top_items
+from collab_notes.models import DotProduct, DotProductBias
+from collab_notes.overall import rating_counts
 from collab_notes.plots import place_labels, plot_pca
 from collab_notes.protocol import Model
+from collab_notes.training import ratings_learner
 from conftest import ratings_of
 
 def table(n=400, seed=0):
@@ -159,3 +163,66 @@ def test_stock_loaders_and_a_saved_learner(ratings, tmp_path):
     loaded = load_learner(tmp_path/'m.pkl')
     assert list(similar(loaded, 'film a (1)', n=2)) == ['item', 'similarity']     # it has no rows any more, so no counts
     assert issubclass(UnseenIdError, CollabError)
+
+def look(o, **kw):
+    "Everything that reads a model, on `o`"
+    id = 'film a (1)'
+    return (bias_table(o, n=3, **kw), top_items(o, 3, **kw), top_items(o, 3, by='prediction', **kw), pca_map(o, n_components=2, **kw),
+            similar(o, id, n=3, **kw), similar(o, id, n=3, metric='euclidean', **kw), similar(o, 7, n=3, is_item=False, **kw))
+
+@pytest.mark.parametrize('make', [ratings_learner, lambda d: collab_learner(d, n_factors=3, y_range=(0, 5.5))], ids=['ours', 'stock'])
+def test_looked_at_and_not_touched(make, dls):
+    "Weights, mode, and random numbers are as they were; a bare model or what was read off it says the same, given the ratings"
+    learn = make(dls)
+    learn.model.train()
+    state,before,rows = torch.random.get_rng_state(),copy.deepcopy(learn.model.state_dict()),dls.train.rng.getstate()
+    results = look(learn)
+    for p in (learn.model, as_model(learn).without_history()):
+        for a,b in zip(look(p, history=dls), results): pd.testing.assert_frame_equal(a, b)
+    for k,v in learn.model.state_dict().items(): assert torch.equal(v, before[k])
+    assert all(o.training for o in learn.model.modules())
+    assert torch.equal(torch.random.get_rng_state(), state) and dls.train.rng.getstate() == rows
+    near = results[4]
+    near.iloc[:,1] = 0
+    assert similar(learn, 'film a (1)', n=3).similarity.abs().max() > 0   # results are copies
+
+def test_an_item_in_validation_only(ratings):
+    lonely = 'film b (2)'
+    out = (ratings['item']==lonely).to_numpy()
+    m = as_model(ratings_learner(RatingsDataLoaders.from_df(ratings, seed=0, splits=(np.flatnonzero(~out), np.flatnonzero(out)))))
+    with pytest.raises(UnseenIdError, match='no training ratings'): similar(m, lonely)
+    assert len(similar(m, lonely, n=3, min_ratings=0)) == 3
+    for f in (lambda k: similar(m, 'film a (1)', n=99, min_ratings=k), lambda k: bias_table(m, min_ratings=k), lambda k: top_items(m, 99, min_ratings=k)):
+        assert lonely not in set(f(None)['item']) and lonely in set(f(0)['item'])
+        assert '#na#' not in set(f(0)['item']) and f(0)['item'].is_unique
+    assert lonely in set(similar(m.without_history(), 'film a (1)', n=99)['item'])   # nothing is known of counts
+
+def test_shares_are_those_of_sklearn_and_the_furthest_point_is_positive(model):
+    from sklearn.decomposition import PCA
+    m = pca_map(model, n_components=3)
+    x = as_model(model).item_factors[1:].numpy()
+    assert np.allclose(m.attrs['share'], PCA(3).fit(x).explained_variance_ratio_, atol=1e-5)
+    for p in ('pc1','pc2','pc3'): assert m[p].max() == m[p].abs().max()
+
+def test_mean_predictions_are_the_mean_over_users(model, dls):
+    s = as_model(model)
+    users = torch.arange(1, s.vocab.n_users)
+    top = top_items(s, 99, by='prediction', history=dls)
+    for o in top.head(3).itertuples():
+        assert np.isclose(o.prediction, s.pair_scores(users, torch.full_like(users, s.vocab.row(o.item))).mean().item(), atol=1e-5)
+    assert list(top_items(as_model(DotProduct.from_dls(dls, 3, y_range=(0, 5.5))).without_history())) == ['item', 'prediction']   # it has no biases
+
+def test_mistyped_titles():
+    titles = ['#na#', 'Silence of the Lambs, The (1991)', 'Shawshank Redemption, The (1994)', 'Kolya (1996)']
+    for typed,meant in (('Silence of the Lambs', 1), ('The Silence of the Lambs', 1), ('Shawshank', 2)):
+        with pytest.raises(UnseenIdError, match=re.escape(titles[meant])): similar(surf(items=titles), typed)
+
+def test_signs_in_ids_are_drawn_as_they_are():
+    "A `$` is no formula, a control character no command: on the map, in its labels and in its groups"
+    ids = ['#na#', '$x$', 'a\x1b[2Jb', '$^{2$', '_', '\\frac{1}']
+    s = surf(items=ids, factors=[(0, 0), (1, 0), (2, 0), (0, 1), (3, 2), (1, 2)], bias=range(6))
+    ax = plot_pca(pca_map(s, n_components=2), hue={o:f'${o}' for o in ids[1:]}, title='$ by $', fontsize=4)
+    ax.figure.canvas.draw()
+    texts = [o.get_text() for o in (*ax.texts, *ax.get_legend().get_texts(), ax.title)]
+    assert '$x$' in texts and '$ by $' in texts and not any('\x1b' in o for o in texts)
+    plt.close('all')
