@@ -42,7 +42,7 @@ def _(f):
     test_eq(int(f(x.flip(0))), 2)
     test_eq(int(f(x[[4,3,0]])), 1)
 
-@exercise('05.3', "Weigh each piece of evidence by one over its variance, the prior's mean as well.")
+@exercise('05.3', "Weigh each piece of evidence by one over its variance, the mean, too.")
 def _(f):
     test_close(f([], 3.5, 0.5, 1.), 3.5)
     test_close(f([5.], 3., 1., 1.), 4.)
