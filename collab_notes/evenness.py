@@ -45,10 +45,11 @@ def gini(counts, # how often each item was rated, or shown (n,), with a 0 for ea
     n = len(c)
     return max(float(((2*np.arange(1, n+1)-n-1)*(c/c.sum())).sum()/n), 0.)
 
-# %% ../nbs/library/evenness.ipynb #b10c0ee0
+# %% ../nbs/library/evenness.ipynb #69329036
 def _numbered(x, n):
     "Rows as they are, and those that are no rows"
-    check_memory(f'catalogue={n}', 8*check_size('catalogue', n))
+    n = check_size('catalogue', n)
+    check_memory(f'catalogue={n}', 8*n)
     if x.size and x.dtype.kind not in 'iu':
         raise SettingError(f"items: with catalogue={n} they must be row numbers 1 to {n}, "
                            f"not {x.dtype}; for ids, give all ids as catalogue")

@@ -111,7 +111,7 @@ def discount_popularity(o, # what `as_model` takes, made of factors and biases
         raise SettingError(f"strength={strength!r}: it must be a finite number")
     return s.replace(item_bias=s.item_bias - strength*torch.as_tensor(np.log1p(c)).to(s.item_bias))
 
-# %% ../nbs/10_feedback.ipynb #c35e4eda
+# %% ../nbs/10_feedback.ipynb #08c56814
 def show_discounted(state, # a `LoopState`
                     n:int, # how many for each user
                     strength:float=0.1, # see `discount_popularity`
@@ -128,18 +128,17 @@ def group_shelves(items, # rows of items (m,) of ratings, 1 … n_items
                   damping:float=20., # ratings added to a film's, in the proportions of all
                  )->dict: # group → rows of items, furthest above its share of all ratings first
     "For each group of users, the items that its members rate more than others do"
-    rows,n = item_rows(items, n_items)
-    rows,(g,names) = rows.ravel(),check_groups(groups, len(rows))
+    rows = item_rows(items, n_items)[0].ravel()
+    g,names = check_groups(groups, len(rows))
     if not 0<share<=1 or damping<=0:
         raise SettingError(f"share={share}, damping={damping}: "
                            f"the first must be above 0 and at most 1, the second above 0")
-    all_ = np.bincount(rows, minlength=n+1)[1:]
-    res = {}
+    all_,res = np.bincount(rows, minlength=n_items+1)[1:],{}
     for o in names:
-        own = np.bincount(rows[g==o], minlength=n+1)[1:]
+        own = np.bincount(rows[g==o], minlength=n_items+1)[1:]
         part = own.sum()/all_.sum()
         lift = (own+damping*part)/(all_+damping)/part
-        res[o] = torch.tensor(1+np.argsort(-lift, kind='stable')[:max(1, round(n*share))])
+        res[o] = torch.tensor(1+np.argsort(-lift, kind='stable')[:max(1, round(n_items*share))])
     return res
 
 # %% ../nbs/10_feedback.ipynb #ed223f69
@@ -152,7 +151,7 @@ def _from_shelves(state, g, names, shelves, k):
         own[at,:best.shape[1]] = best
     return own
 
-# %% ../nbs/10_feedback.ipynb #f8eabce0
+# %% ../nbs/10_feedback.ipynb #530b90a3
 def show_guarded(state, # a `LoopState`
                  n:int, # how many for each user
                  groups, # a group for each user (n_users,)
