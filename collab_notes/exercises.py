@@ -188,6 +188,41 @@ def _(chance_level):
 
 # %% ../nbs/library/exercises.ipynb #f3b6e989
 # exercises of 05_bootstrap
+@exercise('05.1', "Let them point in directions that cancel; a triangle will do.")
+def _(v):
+    v = torch.as_tensor(v, dtype=torch.double)
+    test_eq(v.shape, (3,2))
+    test_close(v.norm(dim=1), torch.ones(3).double(), eps=1e-2)
+    assert v.mean(0).norm() < 0.1
+
+@exercise('05.2', "torch.cdist gives all distances; sum over one side, then find the smallest.")
+def _(f):
+    x = torch.tensor([[0.,0.],[1.,0.],[2.,0.],[3.,0.],[10.,0.]])
+    test_eq(int(f(x)), 2)
+    test_eq(int(f(x.flip(0))), 2)
+    test_eq(int(f(x[[4,3,0]])), 1)
+
+@exercise('05.3', "Weigh each piece of evidence by one over its variance, the mean, too.")
+def _(f):
+    test_close(f([], 3.5, 0.5, 1.), 3.5)
+    test_close(f([5.], 3., 1., 1.), 4.)
+    test_close(f([4.,5.,5.,4.], 3.5, 0.25, 1.), 4.)
+
+@exercise('05.4', "Set the gradient to zero: two matrices are added up, and one system is solved.")
+def _(f):
+    g = torch.Generator().manual_seed(0)
+    a,y = (torch.randn(*o, generator=g).double() for o in ((4,3),(4,)))
+    m,S = torch.tensor([1.,0.,-1.]).double(),torch.diag(torch.tensor([1.,2.,0.5]).double())
+    x = torch.as_tensor(f(a, y, m, S, 0.7))
+    test_close(a.T@(a@x-y)/0.7 + torch.linalg.solve(S, x-m), torch.zeros(3).double(), eps=1e-4)
+    test_close(f(a[:0], y[:0], m, S, 0.7), m, eps=1e-6)
+
+@exercise('05.5', "How does the determinant change when a matrix loses a product of two vectors?")
+def _(f):
+    c,v = torch.tensor([[2.,.5],[.5,1.]]),torch.tensor([1.,-1.])
+    after = c-torch.outer(c@v, c@v)/(0.5+v@c@v)
+    test_close(f(c, v, 0.5), (c.logdet()-after.logdet()).item(), eps=1e-5)
+    test_close(f(c, 0*v, 0.5), 0.)
 
 # %% ../nbs/library/exercises.ipynb #9d989db5
 @exercise('06.1', "1.6 times the 0.56th power, rounded; never more than `most`.")

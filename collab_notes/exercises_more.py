@@ -22,6 +22,47 @@ from .book import exercise
 
 # %% ../nbs/library/exercises_more.ipynb #e2b7a069
 # exercises of 10_feedback
+def _tiny_loop():
+    from collab_notes.core import Surface
+    from collab_notes.loops import LoopState
+    s = Surface(torch.zeros(3, 1), torch.zeros(61, 1), torch.zeros(3), -torch.arange(61.),
+                dict(user=range(3), item=range(61)))
+    gen = torch.Generator().manual_seed(0)
+    return LoopState(s, torch.tensor([[1,1],[2,60]]), torch.ones(2), gen)
+
+@exercise('10.1', "Take all pairs of counts, an item with itself as well; np.subtract.outer helps.")
+def _(f):
+    test_close(f([0,1,1,6]), 0.5625)
+    test_close(f([3,3,3]), 0.)
+    test_close(f([0,0,0,8]), 0.75)
+
+@exercise('10.2', "Shares are counts over their sum; 0·log 0 counts as 0.")
+def _(f):
+    test_close(f([5,5,0]), 2., eps=1e-5)
+    test_close(f([7]), 1., eps=1e-5)
+    test_close(f([1,2,1]), 8**0.5, eps=1e-5)
+
+@exercise('10.3', "Films in both over films in either; leave out the zeros first.")
+def _(f):
+    test_close(f([1,2,3], [3,2,9]), 0.5)
+    test_close(f([1,2,0], [2,0,0]), 0.5)
+    test_close(f([1], [2]), 0.)
+
+@exercise('10.4', "Choose n of the thirty places for each user, then put them back in order.")
+def _(f):
+    state = _tiny_loop()
+    x = torch.cat([f(state, 10) for _ in range(40)])
+    test_eq(x.shape, (80,10))
+    place = x.reshape(40, 2, 10)-torch.tensor([2,1])[:,None]     # among the best thirty, from 0
+    assert place.min()>=0 and place.max()<30
+    assert (place[...,1:]>place[...,:-1]).all(), "Best first, and nothing twice."
+    assert 13 < place.double().mean() < 16, "Each of the thirty should be as likely."
+
+@exercise('10.5', "Index the counts with the rows; empty places are no places.")
+def _(f):
+    shown,counts = torch.tensor([[1,2],[3,0]]),torch.tensor([0,5,0,0])
+    test_close(f(shown, counts), 2/3)
+    test_close(f(shown[:1], counts), 0.5)
 
 # %% ../nbs/library/exercises_more.ipynb #b7e410db
 # exercises of 11_reasons
