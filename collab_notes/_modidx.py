@@ -483,6 +483,8 @@ d = { 'settings': { 'branch': 'main',
                                      'collab_notes.errors.check_std': ('library/errors.html#check_std', 'collab_notes/errors.py'),
                                      'collab_notes.errors.rows_have': ('library/errors.html#rows_have', 'collab_notes/errors.py'),
                                      'collab_notes.errors.some_rows': ('library/errors.html#some_rows', 'collab_notes/errors.py')},
+            'collab_notes.exercises_more': { 'collab_notes.exercises_more._': ( 'library/exercises_more.html#_',
+                                                                                'collab_notes/exercises_more.py')},
             'collab_notes.explain': { 'collab_notes.explain.(ItemRidge, ImplicitALS).reasons': ( 'reasons.html#(itemridge, '
                                                                                                  'implicitals).reasons',
                                                                                                  'collab_notes/explain.py'),

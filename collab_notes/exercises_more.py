@@ -6,6 +6,8 @@
 __all__ = []
 
 # %% ../nbs/library/exercises_more.ipynb #70269c1e
+import numpy as np
+import pandas as pd
 import torch
 from fastcore.test import test_close, test_eq
 
@@ -13,6 +15,33 @@ from .book import exercise
 
 # %% ../nbs/library/exercises_more.ipynb #c40f3036
 # exercises of 07_lists
+@exercise('07.1', "Precision divides by 10, recall by 3. The best list has three hits on top.")
+def _(x): test_close(np.array(x, dtype=float), [0.3, 1, (1+1+0.3)/3, 0.90135], eps=0.006)
+
+@exercise('07.2', "Divide hits by their ranks, which start at 1, and look for the largest.")
+def _(f):
+    test_close(f(torch.tensor([[0,1,1],[1,0,0],[0,0,0]])), [0.5,1,0])
+    test_close(f(torch.eye(10)), 1/torch.arange(1., 11))
+
+@exercise('07.3', "At each hit, take the hits so far over the rank. Nobody can have more than n hits.")
+def _(f):
+    test_close(f(torch.tensor([[1,0,1],[0,0,0]]), torch.tensor([2,5])), [(1+2/3)/2,0])
+    test_close(f(torch.ones(1, 4), torch.tensor([9])), [1.])
+
+# %% ../nbs/library/exercises_more.ipynb #351fdf84
+@exercise('07.4', "Two intervals may overlap: take one interval, of each user's difference.")
+def _(f):
+    rng = np.random.default_rng(0)
+    a = rng.uniform(0, 1, 200)
+    b = a+rng.normal(0.02, 0.05, 200)   # each is a little better, whoever is easy
+    assert f(a, b) and not f(b, a)
+    assert not f(a, a+rng.normal(0, 0.3, 200)-0.01), "These two can't be told apart."
+
+@exercise('07.5', "Leave out films that have fewer ratings than asked for, then sort the means.")
+def _(f):
+    df = pd.DataFrame(dict(movie=[7,7,7,3,3,5,5,5,9], rating=[4,4,5,5,5,1,2,3,5]))
+    test_eq(list(f(df, 2, 2)), [3,7])
+    test_eq(list(f(df, 2, 3)), [7,5])
 
 # %% ../nbs/library/exercises_more.ipynb #8440b47d
 # exercises of 08_ranking
