@@ -12,6 +12,7 @@ import torch
 from fastcore.test import test_close, test_eq
 
 from .book import exercise
+from .surface import Surface
 
 # %% ../nbs/library/exercises_more.ipynb #c40f3036
 # exercises of 07_lists
@@ -54,6 +55,45 @@ def _(f):
 
 # %% ../nbs/library/exercises_more.ipynb #b7e410db
 # exercises of 11_reasons
+@exercise('11.1', "Ask for all ratings once, then for each item without that item only.")
+def _(f):
+    test_close(f(lambda r: 1+sum(r.values()), {'a':2., 'b':5.}), {'a':2., 'b':5.})
+    same = lambda r: 3. if r.keys() & {'a','b'} else 0.   # `a` and `b` say the same
+    test_eq(f(same, {'a':1, 'b':1, 'c':1}), {'a':0, 'b':0, 'c':0})
+    test_eq(f(same, {'b':1, 'c':1}), {'b':3, 'c':0})
+
+@exercise('11.2', "A score is the sum of column `item` of B over the rows chosen.")
+def _(f):
+    B = torch.tensor([[0.,2,3],[4,0,5],[6,7,0]])
+    test_eq(torch.as_tensor(f(B, [0,1], 2)).tolist(), [3,5])
+    test_eq(torch.as_tensor(f(B, [2], 0)).tolist(), [6])
+
+@exercise('11.3', "Shuffle the positions in `train`, and cut; no other position may be in it.")
+def _(f):
+    train = np.arange(100, 200, 2)
+    a,b = (np.asarray(o).tolist() for o in f(train, 0.2, 0))
+    test_eq((sorted(a+b), len(b)), (train.tolist(), 10))
+    assert sorted(b)!=b[0:1]*10 and sorted(b) not in (train[:10].tolist(), train[-10:].tolist())
+
+# %% ../nbs/library/exercises_more.ipynb #4bfdcbb0
+@exercise('11.4', "Go from log(low) to log(high) in equal steps, and take exp at the end.")
+def _(f):
+    test_close([f(1, 100, o) for o in (0,0.5,1)], [1,10,100])
+    test_close(f(0.5, 8, 0.25), 1.)
+
+def _small_surface():
+    n = torch.arange(24.).reshape(6, 4)
+    vocab = dict(user=('#na#',1,7,42), item=('#na#',*'abcde'))
+    table = pd.DataFrame(dict(user=[1,7,42,42], item=[*'abca'], rating=[3.,4,5,1]))
+    return Surface(n[:4], n, torch.arange(4.), torch.arange(6.), vocab, None).with_history(table)
+
+@exercise('11.5', "Take rows 0 and those of the users; the history is made anew, with a new Vocab.")
+def _(f):
+    m = _small_surface()
+    small = f(m, [1,42])
+    test_eq(tuple(small.classes['user']), ('#na#',1,42))
+    test_eq(small.pair_scores([1,2], [5,5]).tolist(), m.pair_scores([1,3], [5,5]).tolist())
+    test_eq(small.history.table().user.tolist(), [1,42,42])
 
 # %% ../nbs/library/exercises_more.ipynb #367f5d58
 # exercises of 12_recipe
