@@ -100,3 +100,34 @@ def _(f):
 
 # %% ../nbs/library/exercises_more.ipynb #cb228386
 # exercises of 13_costs
+@exercise('13.1', "Order the positions by time; the last ones are hidden.")
+def _(f):
+    df = pd.DataFrame(dict(user=1, timestamp=[50,10,40,20,30]))
+    a,b = (sorted(np.asarray(o).tolist()) for o in f(df, 0.4))
+    test_eq((a, b), ([1,3,4], [0,2]))
+
+@exercise('13.2', "Count different items, but not the 0.")
+def _(f):
+    test_close(f(torch.tensor([[1,2,0],[2,5,0]]), 10), 0.7)
+    test_close(f(torch.arange(1, 5)[None], 4), 0)
+
+@exercise('13.3', "All pairs count, those of an item and itself, too.")
+def _(f):
+    test_close(float(f(np.array([3.,3,3]))), 0)
+    test_close(float(f(np.array([0.,0,0,8]))), 0.75)
+    test_close(float(f(np.array([1.,2,3,4]))), 0.25)
+
+# %% ../nbs/library/exercises_more.ipynb #73df3675
+@exercise('13.4', "Divide the counts by their own standard deviation, and multiply by the other.")
+def _(f):
+    scores,counts = torch.tensor([1.,2,3,6]),torch.tensor([10.,0,40,30])
+    test_close(f(scores, counts, 0.).tolist(), scores.tolist())
+    a,b = f(scores, counts, 0.5),f(10*scores, 7*counts, 0.5)
+    test_close((a[2]-a[1]).item(), 1-0.5*40*(scores.std()/counts.std()).item(), eps=1e-4)
+    test_close((b-b.mean()).tolist(), (10*(a-a.mean())).tolist(), eps=1e-3)   # scales do not matter
+
+@exercise('13.5', "First leave out what costs too much, then look for the smallest share.")
+def _(f):
+    curve = pd.DataFrame({'ndcg':[0.50,0.51,0.49,0.44], 'never shown':[0.9,0.8,0.7,0.4]},
+                         index=pd.Index([0,0.1,0.2,0.5], name='strength'))
+    test_eq([float(f(curve, o)) for o in (0.,0.02,0.1)], [0.1,0.2,0.5])
