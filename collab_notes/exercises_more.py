@@ -6,13 +6,43 @@
 __all__ = []
 
 # %% ../nbs/library/exercises_more.ipynb #70269c1e
+import numpy as np
+import pandas as pd
 import torch
 from fastcore.test import test_close, test_eq
 
 from .book import exercise
+from .surface import Surface
 
 # %% ../nbs/library/exercises_more.ipynb #c40f3036
 # exercises of 07_lists
+@exercise('07.1', "Precision divides by 10, recall by 3. The best list has three hits on top.")
+def _(x): test_close(np.array(x, dtype=float), [0.3, 1, (1+1+0.3)/3, 0.901], eps=0.006)
+
+@exercise('07.2', "Divide hits by their ranks, which start at 1, and look for the largest.")
+def _(f):
+    test_close(f(torch.tensor([[0,1,1],[1,0,0],[0,0,0]])).tolist(), [0.5,1,0])
+    test_close(f(torch.eye(10)).tolist(), (1/np.arange(1, 11)).tolist())
+
+@exercise('07.3', "At each hit, take the hits so far over the rank. There are n places.")
+def _(f):
+    test_close(f(torch.tensor([[1,0,1],[0,0,0]]), torch.tensor([2,5])).tolist(), [(1+2/3)/2,0])
+    test_close(f(torch.ones(1, 4), torch.tensor([9])).tolist(), [1.])
+
+# %% ../nbs/library/exercises_more.ipynb #351fdf84
+@exercise('07.4', "Two intervals may overlap: take one interval, of each user's difference.")
+def _(f):
+    rng = np.random.default_rng(0)
+    a = rng.uniform(0, 1, 200)
+    b = a+rng.normal(0.02, 0.05, 200)   # each is a little better, whoever is easy
+    assert f(a, b) and not f(b, a)
+    assert not f(a, a+rng.normal(0, 0.3, 200)-0.01), "These two can't be told apart."
+
+@exercise('07.5', "Leave out films that have fewer ratings than asked for, then sort the means.")
+def _(f):
+    df = pd.DataFrame(dict(movie=[7,7,7,3,3,5,5,5,9], rating=[4,4,5,5,5,1,2,3,5]))
+    test_eq(list(f(df, 2, 2)), [3,7])
+    test_eq(list(f(df, 2, 3)), [7,5])
 
 # %% ../nbs/library/exercises_more.ipynb #8440b47d
 # exercises of 08_ranking
@@ -66,9 +96,79 @@ def _(f):
 
 # %% ../nbs/library/exercises_more.ipynb #b7e410db
 # exercises of 11_reasons
+@exercise('11.1', "Ask for all ratings once, then for each item without that item only.")
+def _(f):
+    test_close(f(lambda r: 1+sum(r.values()), {'a':2., 'b':5.}), {'a':2., 'b':5.})
+    same = lambda r: 3. if r.keys() & {'a','b'} else 0.   # `a` and `b` say the same
+    test_eq(f(same, {'a':1, 'b':1, 'c':1}), {'a':0, 'b':0, 'c':0})
+    test_eq(f(same, {'b':1, 'c':1}), {'b':3, 'c':0})
+
+@exercise('11.2', "A score is the sum of column `item` of B over the rows chosen.")
+def _(f):
+    B = torch.tensor([[0.,2,3],[4,0,5],[6,7,0]])
+    test_eq(torch.as_tensor(f(B, [0,1], 2)).tolist(), [3,5])
+    test_eq(torch.as_tensor(f(B, [2], 0)).tolist(), [6])
+
+@exercise('11.3', "Shuffle the positions in `train`, and cut; no other position may be in it.")
+def _(f):
+    train = np.arange(100, 200, 2)
+    a,b = (np.asarray(o).tolist() for o in f(train, 0.2, 0))
+    test_eq((sorted(a+b), len(b)), (train.tolist(), 10))
+    assert sorted(b)!=b[0:1]*10 and sorted(b) not in (train[:10].tolist(), train[-10:].tolist())
+
+# %% ../nbs/library/exercises_more.ipynb #4bfdcbb0
+@exercise('11.4', "Go from log(low) to log(high) in equal steps, and take exp at the end.")
+def _(f):
+    test_close([f(1, 100, o) for o in (0,0.5,1)], [1,10,100])
+    test_close(f(0.5, 8, 0.25), 1.)
+
+def _small_surface():
+    n = torch.arange(24.).reshape(6, 4)
+    vocab = dict(user=('#na#',1,7,42), item=('#na#',*'abcde'))
+    table = pd.DataFrame(dict(user=[1,7,42,42], item=[*'abca'], rating=[3.,4,5,1]))
+    return Surface(n[:4], n, torch.arange(4.), torch.arange(6.), vocab, None).with_history(table)
+
+@exercise('11.5', "Take rows 0 and those of the users; the history is made anew, with a new Vocab.")
+def _(f):
+    m = _small_surface()
+    small = f(m, [1,42])
+    test_eq(tuple(small.classes['user']), ('#na#',1,42))
+    test_eq(small.pair_scores([1,2], [5,5]).tolist(), m.pair_scores([1,3], [5,5]).tolist())
+    test_eq(small.history.table().user.tolist(), [1,42,42])
 
 # %% ../nbs/library/exercises_more.ipynb #367f5d58
 # exercises of 12_recipe
 
 # %% ../nbs/library/exercises_more.ipynb #cb228386
 # exercises of 13_costs
+@exercise('13.1', "Order the positions by time; the last ones are hidden.")
+def _(f):
+    df = pd.DataFrame(dict(user=1, timestamp=[50,10,40,20,30]))
+    a,b = (sorted(np.asarray(o).tolist()) for o in f(df, 0.4))
+    test_eq((a, b), ([1,3,4], [0,2]))
+
+@exercise('13.2', "Count different items, but not the 0.")
+def _(f):
+    test_close(f(torch.tensor([[1,2,0],[2,5,0]]), 10), 0.7)
+    test_close(f(torch.arange(1, 5)[None], 4), 0)
+
+@exercise('13.3', "All pairs count, those of an item and itself, too.")
+def _(f):
+    test_close(float(f(np.array([3.,3,3]))), 0)
+    test_close(float(f(np.array([0.,0,0,8]))), 0.75)
+    test_close(float(f(np.array([1.,2,3,4]))), 0.25)
+
+# %% ../nbs/library/exercises_more.ipynb #73df3675
+@exercise('13.4', "Divide the counts by their own standard deviation, and multiply by the other.")
+def _(f):
+    scores,counts = torch.tensor([1.,2,3,6]),torch.tensor([10.,0,40,30])
+    test_close(f(scores, counts, 0.).tolist(), scores.tolist())
+    a,b = f(scores, counts, 0.5),f(10*scores, 7*counts, 0.5)
+    test_close((a[2]-a[1]).item(), 1-0.5*40*(scores.std()/counts.std()).item(), eps=1e-4)
+    test_close((b-b.mean()).tolist(), (10*(a-a.mean())).tolist(), eps=1e-3)   # scales do not matter
+
+@exercise('13.5', "First leave out what costs too much, then look for the smallest share.")
+def _(f):
+    curve = pd.DataFrame({'ndcg':[0.50,0.51,0.49,0.44], 'never shown':[0.9,0.8,0.7,0.4]},
+                         index=pd.Index([0,0.1,0.2,0.5], name='strength'))
+    test_eq([float(f(curve, o)) for o in (0.,0.02,0.1)], [0.1,0.2,0.5])

@@ -17,9 +17,8 @@ from sklearn.model_selection import ParameterSampler
 from .bayes import BayesianPMF
 from .core import Surface, as_model
 from .data import RatingsDataLoaders, kfold_splits, random_split, stratified_split
-from collab_notes.errors import (
-    DivergedError, SettingError, UnseenIdError, UnsupportedError, brief, check_one_of, check_seed,
-    check_size)
+from .errors import (DivergedError, SettingError, UnseenIdError, UnsupportedError,
+                                 brief, check_one_of, check_seed, check_size)
 from .ials import ImplicitALS
 from .newcomers import has_factors
 from .protocol import Model
@@ -34,6 +33,13 @@ def _fitted(g, p): # sum of gradients (k,), factors (k,)
     "The λ with which g = λ p, by least squares"
     return ((p@g)/(p@p).clamp(min=1e-12)).clamp(min=1e-9)
 
+def _by_choices(s, u, q, x): # user's row; factors of the item (k,), of the user's own (m, k)
+    "What each choice adds to the dot product (m,), after a softmax"
+    scores = (s.item_factors[1:]@s.user_factors[u]+s.item_bias[1:]).double()
+    away = x-s.item_factors[1:].double().T@scores.softmax(0)
+    return away@q/_fitted(away.sum(0), s.user_factors[u].double())
+
+# %% ../nbs/11_reasons.ipynb #6e2f2b03
 def _slope(s, u, rows):
     "Slope of the sigmoid at the predictions of `rows` (m,)"
     if s.y_range is None: return torch.ones(len(rows), dtype=torch.double)
@@ -43,12 +49,6 @@ def _slope(s, u, rows):
 
 def _unit(s): # of ratings: 1 for stars from 1 to 5
     return 1. if s.y_range is None else (s.y_range[1]-s.y_range[0])/5.5
-
-def _by_choices(s, u, q, x): # user's row; factors of the item (k,), of the user's own (m, k)
-    "What each choice adds to the dot product (m,), after a softmax"
-    scores = (s.item_factors[1:]@s.user_factors[u]+s.item_bias[1:]).double()
-    away = x-s.item_factors[1:].double().T@scores.softmax(0)
-    return away@q/_fitted(away.sum(0), s.user_factors[u].double())
 
 def _by_ratings(s, u, q, x, j, y): # … rows of the user's own items (m,), their ratings (m,)
     "What each rating adds to the dot product (m,), after squared errors"
@@ -81,6 +81,7 @@ def reasons(self:Surface, user:int, # row of a user
     whole = (self.user_factors[user].double()@q).item()*scale
     return Reasons(j, adds, self.pair_scores(user, item).item(), whole)
 
+# %% ../nbs/11_reasons.ipynb #6e2f2b05
 @patch
 def reasons(self:EASE, user:int, item:int)->Reasons:
     "The weights of what the user has chosen; nothing is left over"
@@ -119,6 +120,7 @@ def reasons(self:Blend, user:int, item:int)->Reasons:
     note = '; '.join(dict.fromkeys(notes))
     return Reasons(rows, adds, self.pair_scores(user, item).item(), whole, note)
 
+# %% ../nbs/11_reasons.ipynb #6e2f2b07
 def _strongest(y, m, most):
     "Positions of `most` of `m` ratings: those furthest from their mean, or evenly spaced"
     if m<=most: return torch.arange(m)
@@ -159,6 +161,20 @@ def _reasons_table(m, r, j, y): # `Reasons`; the user's items and ratings
     res = pd.DataFrame({**cols, 'adds':r.adds.numpy()}).infer_objects()
     return res.reindex(res.adds.abs().sort_values(ascending=False, kind='stable').index)
 
+# %% ../nbs/11_reasons.ipynb #6e2f2b32
+def _asked_about(m, user, item):
+    "Rows of user and item; the user's items and ratings"
+    u,i = m.vocab.row(user, False),m.vocab.row(item, True)
+    if m.history is None:
+        raise SettingError(f"This {type(m).__name__} does not know what it was trained on: give "
+                           "history=…, a ratings table or DataLoaders")
+    j,y = m.history.of_row(u)
+    if not len(j):
+        raise UnseenIdError(f"{m.user_name}: {user!r} has no ratings here, so nothing of theirs "
+                            "can have moved the score", m.user_name)
+    return u,i,j,y
+
+# %% ../nbs/11_reasons.ipynb #6e2f2b09
 def why(o, # what `as_model` takes
         user, # an id
         item, # an id
@@ -169,14 +185,7 @@ def why(o, # what `as_model` takes
 
     `.attrs` has `score`, `own` (the sum of all that was added), `rest`, perhaps a `note`"""
     m,n = as_model(o, history),check_size('n', n)
-    u,i = m.vocab.row(user, False),m.vocab.row(item, True)
-    if m.history is None:
-        raise SettingError(f"This {type(m).__name__} does not know what it was trained on: give "
-                           "history=…, a ratings table or DataLoaders")
-    j,y = m.history.of_row(u)
-    if not len(j):
-        raise UnseenIdError(f"{m.user_name}: {user!r} has no ratings here, so nothing of theirs "
-                            "can have moved the score", m.user_name)
+    u,i,j,y = _asked_about(m, user, item)
     r = m.reasons(u, i)
     res,own = _reasons_table(m, r, j, y).head(n).reset_index(drop=True),r.adds.sum().item()
     res.attrs.update(score=r.score, own=own, rest=r.whole-own)
@@ -205,6 +214,7 @@ def _recipe(dls, objective):
     r = ranking_recipe()
     return dict(n_factors=50, wd=ranking_wd(dls), lr=r['lr'], n_epoch=r['n_epoch'])
 
+# %% ../nbs/11_reasons.ipynb #6e2f2b16
 def default_space(dls, # `RatingsDataLoaders`
                   objective:str='mse')->dict: # see `tune`
     """Where `tune` looks: around the recipe, from half to twice its decay and learning rate.
@@ -232,6 +242,16 @@ def _inner(dls, valid_pct, folds, seed, objective):
     return [RatingsDataLoaders.from_df(df, splits=o, seed=seed, duplicates='keep', **cols)
             for o in splits]
 
+def _trials(inner, space, n_trials, objective, seed):
+    "Settings to try, and where they are drawn from"
+    own,recipe = space is not None,_recipe(inner[0], objective)
+    if not own: space = default_space(inner[0], objective)
+    n_all = np.prod([len(v) if isinstance(v, list) else np.inf for v in space.values()])
+    res = list(ParameterSampler(space, int(min(n_trials, n_all)), random_state=seed))
+    default = {k:recipe[k] for k in space if k in recipe}
+    return [default, *(o for o in (res if own else res[:-1]) if o!=default)]
+
+# %% ../nbs/11_reasons.ipynb #6e2f2b19
 def _judge(inner, objective, seed, settings):
     "Inner loss (or nDCG) of `settings`, one for each of `inner`; NaN if training diverged"
     def one(d):
@@ -245,31 +265,16 @@ def _judge(inner, objective, seed, settings):
         except DivergedError: res.append(np.nan)
     return res
 
-def _trials(inner, space, n_trials, objective, seed):
-    "Settings to try, and where they are drawn from"
-    own,recipe = space is not None,_recipe(inner[0], objective)
-    if not own: space = default_space(inner[0], objective)
-    n_all = np.prod([len(v) if isinstance(v, list) else np.inf for v in space.values()])
-    res = list(ParameterSampler(space, int(min(n_trials, n_all)), random_state=seed))
-    default = {k:recipe[k] for k in space if k in recipe}
-    return [default, *(o for o in (res if own else res[:-1]) if o!=default)]
+def _best_of(table, rows, more): # trials by rank, and in order; rows there are to each inner one
+    "Settings of the best trial, for all training rows"
+    best = {k:v for k,v in rows[table.index[0]].items() if k not in ('mean','std')}
+    if 'wd' in best: best['wd'] /= more**0.5   # more rows, less decay, as in `auto_wd`
+    if 'bs' in best: best['bs'] = round(best['bs']*more)   # as many batches
+    return best
 
-# %% ../nbs/11_reasons.ipynb #e2ad2c46
-def tune(dls, # `RatingsDataLoaders`; only their training rows are looked at
-         # setting → list of values, or an object with `rvs` such as `LogUniform` (default:
-         # `default_space`); trial 0 is what is done by default, whatever the space
-         space:dict=None,
-         n_trials:int=20, # settings to try (of a space of yours: besides trial 0)
-         # 'mse': as `fit` trains, the lower the better; 'ndcg': as `fit_ranking`, the higher;
-         # 'sampler': the mse of `BayesianPMF`
-         objective:str='mse',
-         valid_pct:float=0.2, # inner part of the training rows to judge by
-         folds:int=1, # 1: one inner part; 2 or more: folds, each of which is the inner part once
-         seed:int=42, # of the settings drawn, inner splits, and trainings
-         # by trial, best first: the settings, `mean` and (with folds) `std` of the objective;
-         # `.attrs['best']` are settings for `fit`, `fit_ranking` or `BayesianPMF` on all of `dls`
-        )->pd.DataFrame:
-    "Try settings at random, judged on an inner part of the training rows, never on validation rows"
+# %% ../nbs/11_reasons.ipynb #6e2f2b20
+def _check_tune(dls, space, n_trials, objective, folds, seed):
+    "`n_trials`, `folds` and `seed`, if they can be used"
     check_one_of('objective', objective, ('mse','ndcg','sampler'))
     n_trials,folds = check_size('n_trials', n_trials),check_size('folds', folds)
     n = len(dls.train_ds)
@@ -278,17 +283,32 @@ def tune(dls, # `RatingsDataLoaders`; only their training rows are looked at
     check_memory(f'n_trials={n_trials}', 1000*n_trials)
     if space is not None and not (isinstance(space, dict) and space):
         raise SettingError("space: give a dict, setting → values to choose from")
-    inner,rows = _inner(dls, valid_pct, folds, seed, objective),[]
-    for o in _trials(inner, space, n_trials, objective, seed):
-        v = _judge(inner, objective, seed, o)
-        rows.append({**o, 'mean':np.mean(v), **({'std':np.std(v, ddof=1)} if folds>1 else {})})
+    return n_trials,folds,seed
+
+def _by_rank(rows, objective): # of trials, in order
     res = pd.DataFrame(rows).rename_axis('trial')
     res = res.sort_values('mean', ascending=objective!='ndcg', kind='stable')
     if res['mean'].isna().all():
         raise DivergedError("All trials diverged: give a space with lower learning rates")
-    best = {k:v for k,v in rows[res.index[0]].items() if k not in ('mean','std')}
+    return res
+
+# %% ../nbs/11_reasons.ipynb #e2ad2c46
+def tune(dls, # `RatingsDataLoaders`; only their training rows are looked at
+         # setting → list of values, or `LogUniform` and the like (default: `default_space`)
+         space:dict=None,
+         n_trials:int=20, # settings to try (of a space of yours: besides trial 0, the default)
+         objective:str='mse', # 'mse', by `fit`; 'ndcg', by `fit_ranking`; 'sampler': `BayesianPMF`
+         valid_pct:float=0.2, # inner part of the training rows to judge by
+         folds:int=1, # 1: one inner part; 2 or more: folds, each of which is the inner part once
+         seed:int=42, # of the settings drawn, inner splits, and trainings
+        )->pd.DataFrame: # by trial, best first: settings, `mean`, `std` of folds; `.attrs['best']`
+    "Try settings at random, judged on an inner part of the training rows, never on validation rows"
+    n_trials,folds,seed = _check_tune(dls, space, n_trials, objective, folds, seed)
+    inner,rows = _inner(dls, valid_pct, folds, seed, objective),[]
+    for o in _trials(inner, space, n_trials, objective, seed):
+        v = _judge(inner, objective, seed, o)
+        rows.append({**o, 'mean':np.mean(v), **({'std':np.std(v, ddof=1)} if folds>1 else {})})
+    res = _by_rank(rows, objective)
     more = len(dls.train_ds)/len(inner[0].train_ds)
-    if 'wd' in best: best['wd'] /= more**0.5   # more rows, less decay, as in `auto_wd`
-    if 'bs' in best: best['bs'] = round(best['bs']*more)   # as many batches
-    res.attrs.update(objective=objective, best=best)
+    res.attrs.update(objective=objective, best=_best_of(res, rows, more))
     return res

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.path import Path as Curve
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from .errors import SettingError
@@ -188,18 +189,35 @@ def _scale(o): # values of one setting
     far = pd.api.types.is_numeric_dtype(o) and o.max()>10*o.min()>0
     return 'log' if far else 'linear'
 
+def _few_ticks(ax):
+    "On a logarithmic axis 0.5, 1, 2, 5 … are named, so that names do not overlap"
+    if ax.get_xscale()!='log': return
+    ax.xaxis.set_major_locator(LogLocator(subs=(1,2,5)))
+    ax.xaxis.set_major_formatter(lambda x, pos: f'{x:g}')
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+def _panels(n):
+    "A figure, `n` axes of it, three in a row, and those of the left side"
+    from matplotlib import pyplot as plt
+    wide,high = min(n, 3),-(-n//3)
+    fig,grid = plt.subplots(high, wide, figsize=(1+2.6*wide,0.4+2.6*high), sharey=True,
+                            squeeze=False, layout='constrained')
+    for ax in grid.ravel()[n:]: ax.remove()
+    return fig,grid.ravel()[:n],grid[:,0]
+
+# %% ../nbs/library/plots.ipynb #d21faf3a
 def plot_tuning(table): # from `tune`
     "The objective against each setting: what matters, and where the best are"
-    from matplotlib import pyplot as plt
     names = [o for o in table.columns if o not in ('mean','std')]
-    fig,axs = plt.subplots(1, len(names), figsize=(1+2.6*len(names),3.2), sharey=True,
-                           squeeze=False, layout='constrained')
-    for ax,name in zip(axs[0], names):
+    fig,axs,left = _panels(len(names))
+    for ax,name in zip(axs, names):
         ax.plot(table[name], table['mean'], 'o', color='C0', alpha=0.6)
         ax.plot(table[name].iloc[0], table['mean'].iloc[0], 'D', color='C3', label='best')
         ax.set(xlabel=name, xscale=_scale(table[name]))
+        _few_ticks(ax)
     says = {'mse':'inner MSE', 'ndcg':'inner nDCG@10', 'sampler':'inner MSE'}
-    axs[0,0].set_ylabel(says.get(table.attrs.get('objective'), 'mean'))
-    axs[0,0].legend()
+    label = says.get(table.attrs.get('objective'), 'mean')
+    for ax in left: ax.set_ylabel(label)
+    axs[0].legend()
     fig.suptitle(f'{len(table)} settings, judged on training rows held back')
-    return axs[0]
+    return axs

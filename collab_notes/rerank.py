@@ -31,6 +31,7 @@ def discounted(o, # what `as_model` takes, whose history is known
     wide = pop.counts[1:].std(correction=0).item()
     return Blend([m, pop], [1., -strength*sd/wide if wide else 0.])
 
+# %% ../nbs/13_costs.ipynb #6e2f3a16
 def trade_off(o, # what `as_model` takes, whose history is known
               valid=None, # see `evaluate`
               strengths=(0,0.05,0.1,0.2,0.3,0.45,0.6), # to try

@@ -243,6 +243,24 @@ def test_relevance_users_and_groups(learn, valid):
     with pytest.raises(SettingError, match="'all'"): evaluate(learn, valid, by={1:'all'})
     with pytest.raises(SettingError, match='at_least'): user_metrics(learn, valid[['user','item']], at_least=4)
 
+def test_who_and_what_is_left_out(learn, valid):
+    "An item that no model could know is missed; ids of users without anything relevant are named"
+    some = valid[valid.user<20]
+    old,more = user_metrics(learn, some),user_metrics(learn, pd.concat([some, pd.DataFrame(dict(user=[1], item=['film 999'], rating=[5.]))]))
+    assert more.relevant[1] == old.relevant[1]+1 and more.recall[1] <= old.recall[1]
+    low = pd.concat([some[some.user!=1], some[some.user==1].assign(rating=1.)])
+    res = evaluate(learn, low, at_least=2, n_boot=5)
+    assert 1 in res.attrs['left_out']['model']['nothing relevant'] and res['left out'].item()>=1
+    pd.testing.assert_frame_equal(res, as_model(learn).evaluate(low, at_least=2, n_boot=5))
+
+def test_groups_from_a_table(learn, valid):
+    people = pd.DataFrame(dict(user=range(1, 41), town=['Ulm','Rom']*20))
+    res = evaluate(learn, valid, users=people, by='town', n_boot=50)
+    ulm = user_metrics(learn, valid).ndcg.loc[lambda o: o.index%2==1]
+    assert np.allclose(bootstrap(ulm, 50), res.loc[('model','Ulm'),['ndcg low','ndcg high']].astype(float))
+    with pytest.raises(SettingError, match="columns \\['user', 'town'\\]"): evaluate(learn, valid, users=people, by='age')
+    with pytest.raises(SettingError, match='by=…'): evaluate(learn, valid, users=people)
+
 def test_groups():
     g,names = check_groups([2,1,2], 3)
     assert g.tolist() == [2,1,2] and names == [1,2] and check_groups(None, 2)[1] == [] and check_groups(['b',1], 2)[1] == ['b',1]
@@ -264,6 +282,11 @@ def test_evaluate_refuses(learn, valid):
     with pytest.raises(CollabError): evaluate(learn, valid.assign(rating=np.nan))
     with pytest.raises(UnseenIdError): evaluate(learn, valid.assign(user=valid.user+10))
     with pytest.raises(UnseenIdError): evaluate(learn, valid.assign(user=valid.user+1000), unseen='skip')
+
+def test_bootstrap_as_the_usual_formula():
+    v = np.random.default_rng(0).normal(size=400)
+    low,high = bootstrap(v)
+    assert abs((high-low)/2-1.96*v.std()/20)<0.01 and low<v.mean()<high and bootstrap([0.5,0.5,np.nan])==(0.5,0.5)
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=40))
 @settings(max_examples=40)

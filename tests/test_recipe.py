@@ -156,6 +156,7 @@ def test_discount(train):
     assert np.allclose(t['never shown']+t.coverage, 1)
     assert recommend(discounted(m, 0))['item'].tolist() == recommend(m)['item'].tolist()
     with pytest.raises(SettingError, match='give history'): discounted(as_model(m).without_history(), 1)
+    with pytest.raises(SettingError, match='strength=-1'): discounted(m, -1)
 
 def test_gini_is_that_of_feedback(train):
     from collab_notes.feedback import concentration
