@@ -15,7 +15,35 @@ from .book import exercise
 # exercises of 07_lists
 
 # %% ../nbs/library/exercises_more.ipynb #8440b47d
-# exercises of 08_ranking
+@exercise('08.1', "Softmax over all of a user's row first, then pick the pairs, then the mean.")
+def _(f):
+    scores = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    pairs = torch.tensor([[0,3],[0,5],[2,1],[3,6]])
+    want = torch.nn.functional.cross_entropy(scores[pairs[:,0]], pairs[:,1])
+    test_close(float(f(scores, pairs)), want.item(), eps=1e-5)
+
+@exercise('08.2', "How many people chose both of two items is one matrix product.")
+def _(f):
+    w = f(torch.tensor([[1.,1,0],[1,0,1],[1,1,0]]))
+    torch.testing.assert_close(w, torch.tensor([[0,2/3,1/3],[2/3,0,0],[1/3,0,0]]))
+
+@exercise('08.3', "Pairs with the same rating count neither above nor below the line.")
+def _(f):
+    ratings = torch.tensor([5.,3,3,1])
+    test_close(float(f(torch.tensor([4.,3,2,1]), ratings)), 1., eps=1e-6)
+    test_close(float(f(torch.tensor([4.,1,5,2]), ratings)), 3/5, eps=1e-6)
+
+# %% ../nbs/library/exercises_more.ipynb #7009e69c
+@exercise('08.4', "Solve 20n² = 16·10⁹ for n, and round down.")
+def _(n): return int(n)==28_284
+
+@exercise('08.5', "Mean and standard deviation go along each row; keep the dimension.")
+def _(f):
+    g = torch.Generator().manual_seed(0)
+    a,b = (torch.randn(3, 6, generator=g) for _ in range(2))
+    want = sum((o-o.mean(1, keepdim=True))/o.std(1, correction=0, keepdim=True) for o in (a,b))
+    torch.testing.assert_close(f([a, b]), want)
+    torch.testing.assert_close(f([7*a+torch.arange(3.)[:,None], b]), want, atol=1e-4, rtol=1e-4)
 
 # %% ../nbs/library/exercises_more.ipynb #5436b737
 # exercises of 09_bayes
