@@ -158,13 +158,16 @@ class Split:
         return res
 
     def judge(self, preds):
-        "RMSE of all rows, of cold ones; share of predictions that leave the scale by more than rounding"
+        """RMSE of all rows, and of cold ones; by how much the mean square of these is above the damped means', and the standard error of that;
+        share of predictions that leave the scale by more than rounding"""
         v,(lo,hi) = self.peers.parts[1],self.peers.scale
         preds = np.asarray(preds, dtype=float)
         err = np.clip(preds, lo, hi)-v['rating']
         rmse = lambda e: float(np.sqrt((e**2).mean())) if len(e) else None
         eps = 1e-4*(hi-lo)
-        return dict(rmse=rmse(err), rmse_cold=rmse(err[self.cold]), outside=float(((preds<lo-eps) | (preds>hi+eps)).mean()))
+        more = (err**2-(np.clip(self.peers.fallback, lo, hi)-v['rating'])**2)[self.cold]
+        paired = dict(cold_more=float(more.mean()), cold_se=float(more.std()/len(more)**0.5)) if len(more) else {}
+        return dict(rmse=rmse(err), rmse_cold=rmse(err[self.cold]), **paired, outside=float(((preds<lo-eps) | (preds>hi+eps)).mean()))
 
     def ndcg(self, lists):
         "Mean nDCG of lists of ten, for users with training rows; `lists`: a row of item numbers, -1 for none, for each user in the validation rows, in order"
@@ -341,7 +344,10 @@ def targets(df):
     if yard not in m: return
     def told(claim, bad): return verdict(claim, not bad, '; '.join(bad) or f'on none of {len(m)} sets')
     for k in (o for o in OURS if o in m): yield told(f'`{k}` is nowhere worse than damped means', worse(m, k, yard))
-    for k in (o for o in OURS if o in cold): yield told(f'nor on rows of users or items without training ratings (`{k}`)', worse(cold, k, yard))
+    more,se = mean_of(df, 'cold_more'),mean_of(df, 'cold_se')
+    for k in (o for o in OURS if o in more):
+        bad = [f'{o} ({number(cold[k][o])} against {number(cold[yard][o])})' for o in more.index if not more[k][o]<=2*se[k][o]]
+        yield told(f'nor, by more than two standard errors, on rows of users or items without training ratings (`{k}`)', bad)
     if 'BayesianPMF' in m and peers:
         yield told('`BayesianPMF` is nowhere behind a peer', [f'{k} ({number(r["BayesianPMF"])} against {number(r[peers].min())}, {r[peers].idxmin()})' for k,r in m.iterrows() if not r['BayesianPMF']<=r[peers].min()*MARGIN])
         has = [k for k,s in SOURCES.items() if s.published and k in m.index]

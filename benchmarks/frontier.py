@@ -158,9 +158,12 @@ def rows_of(df, clock):
 
 def targets(df, clock):
     m = summary(df, clock)
-    for k in (o for o in m.index if o in CONTESTANTS and CONTESTANTS[o].who=='collab_notes'):
+    own = lambda k: k in CONTESTANTS and CONTESTANTS[k].who=='collab_notes'
+    front = [k for k in m.index[m.front] if k in CONTESTANTS]
+    yield verdict('the frontier is ours alone', all(map(own, front)), ', '.join(front))
+    for k in (o for o in m.index if own(o) and not m.front[o]):
         better = m[(m.took<=m.took[k]) & (m.rmse<=m.rmse[k])].index.drop(k)
-        yield verdict(f'`{k}` is on the frontier: nobody is both as quick and as near', m.front[k], f"{m.took[k]:.2f} {'s' if clock=='wall' else 'CPU s'}, RMSE {m.rmse[k]:.4f}" + (f'; behind {", ".join(better)}' if len(better) else ''))
+        yield verdict(f'`{k}`, off it, is behind nobody but ours', all(map(own, better)), f"{m.took[k]:.2f} {'s' if clock=='wall' else 'CPU s'}, RMSE {m.rmse[k]:.4f}; behind {', '.join(better)}")
 
 def label(fig, ax, marks): # (text, x, y)
     "Texts beside their marks, each at the first place where it covers neither a text nor a mark"

@@ -164,7 +164,7 @@ def in_child(f, *args):
     try: res = ours.recv()
     except EOFError:
         p.join()
-        raise CliError(f'The process for {args[0]:,} rows ended with exit code {p.exitcode} (-9: out of memory)') from None
+        raise CliError(f'The process for {args[0]} ended with exit code {p.exitcode} (-9: out of memory)') from None
     p.join()
     return res
 

@@ -14,6 +14,7 @@ import torch
 from fastcore.basics import patch
 from sklearn.model_selection import ParameterSampler
 
+from .bayes import BayesianPMF
 from .core import Surface, as_model
 from .data import RatingsDataLoaders, kfold_splits, random_split, stratified_split
 from collab_notes.errors import (
@@ -197,7 +198,8 @@ class LogUniform:
     def __repr__(self): return f'LogUniform({self.low}, {self.high})'
 
 def _recipe(dls, objective):
-    "What `fit` and `fit_ranking` do when nothing is said"
+    "What `fit`, `fit_ranking` and `BayesianPMF` do when nothing is said"
+    if objective=='sampler': return dict(n_factors=12, implicit=True, user_scale=True)
     if objective=='mse': return dict(n_factors=50, wd=auto_wd(dls), lr=0.025, n_epoch=6, shrink=1.,
                                      bs=even_batch(len(dls.train_ds)))
     r = ranking_recipe()
@@ -207,7 +209,10 @@ def default_space(dls, # `RatingsDataLoaders`
                   objective:str='mse')->dict: # see `tune`
     """Where `tune` looks: around the recipe, from half to twice its decay and learning rate.
 
-    For stars also from a quarter to four times as much decay and shrinking, and other batches"""
+    For stars also from a quarter to four times as much decay and shrinking, and other batches.
+    For `BayesianPMF` ('sampler') factors, who rated what, and cutpoints for each user"""
+    if objective=='sampler':
+        return dict(n_factors=[6,12,20,32], implicit=[True,False], user_scale=[True,False])
     r,mse = _recipe(dls, objective),objective=='mse'
     wide = 4 if mse else 2
     res = dict(n_factors=[20,30,50,80,120], wd=LogUniform(r['wd']/wide, r['wd']*wide),
@@ -229,10 +234,14 @@ def _inner(dls, valid_pct, folds, seed, objective):
 
 def _judge(inner, objective, seed, settings):
     "Inner loss (or nDCG) of `settings`, one for each of `inner`; NaN if training diverged"
-    train,at = (fit,1) if objective=='mse' else (fit_ranking,2)
+    def one(d):
+        if objective=='sampler':
+            return BayesianPMF(seed=seed, **settings).fit(d, progress=False).valid_rmse**2
+        train,at = (fit,1) if objective=='mse' else (fit_ranking,2)
+        return train(d, seed=seed, progress=False, **settings).recorder.values[-1][at]
     res = []
     for d in inner:
-        try: res.append(train(d, seed=seed, progress=False, **settings).recorder.values[-1][at])
+        try: res.append(one(d))
         except DivergedError: res.append(np.nan)
     return res
 
@@ -251,16 +260,17 @@ def tune(dls, # `RatingsDataLoaders`; only their training rows are looked at
          # `default_space`); trial 0 is what is done by default, whatever the space
          space:dict=None,
          n_trials:int=20, # settings to try (of a space of yours: besides trial 0)
-         # 'mse': as `fit` trains, the lower the better; 'ndcg': as `fit_ranking`, the higher
+         # 'mse': as `fit` trains, the lower the better; 'ndcg': as `fit_ranking`, the higher;
+         # 'sampler': the mse of `BayesianPMF`
          objective:str='mse',
          valid_pct:float=0.2, # inner part of the training rows to judge by
          folds:int=1, # 1: one inner part; 2 or more: folds, each of which is the inner part once
          seed:int=42, # of the settings drawn, inner splits, and trainings
          # by trial, best first: the settings, `mean` and (with folds) `std` of the objective;
-         # `.attrs['best']` are settings for `fit` or `fit_ranking` on all of `dls`
+         # `.attrs['best']` are settings for `fit`, `fit_ranking` or `BayesianPMF` on all of `dls`
         )->pd.DataFrame:
     "Try settings at random, judged on an inner part of the training rows, never on validation rows"
-    check_one_of('objective', objective, ('mse','ndcg'))
+    check_one_of('objective', objective, ('mse','ndcg','sampler'))
     n_trials,folds = check_size('n_trials', n_trials),check_size('folds', folds)
     n = len(dls.train_ds)
     if folds>n: raise SettingError(f"folds={brief(folds)}: there are only {n} training rows")
@@ -273,7 +283,7 @@ def tune(dls, # `RatingsDataLoaders`; only their training rows are looked at
         v = _judge(inner, objective, seed, o)
         rows.append({**o, 'mean':np.mean(v), **({'std':np.std(v, ddof=1)} if folds>1 else {})})
     res = pd.DataFrame(rows).rename_axis('trial')
-    res = res.sort_values('mean', ascending=objective=='mse', kind='stable')
+    res = res.sort_values('mean', ascending=objective!='ndcg', kind='stable')
     if res['mean'].isna().all():
         raise DivergedError("All trials diverged: give a space with lower learning rates")
     best = {k:v for k,v in rows[res.index[0]].items() if k not in ('mean','std')}

@@ -280,6 +280,7 @@ def every_kind(dls, # `RatingsDataLoaders` of a small table
                                             implicit=False).fit(dls, progress=False),
               'EASE':EASE(dls, reg=5.), 'Popularity':Popularity(dls),
               'ItemRidge':ItemRidge(dls, _facts_of_items(h), reg=5.),
+              'ItemRidge, 3 factors':ItemRidge(dls, reg=5., n_factors=3),
               'ImplicitALS':ImplicitALS(dls, 3, n_sweeps=3, n_models=2),
               'a Model of one method':ItemCosine(dls)}
     models['Blend'] = Blend([models['EASE'],made['fit_ranking'],learn], [1,0.5,0.1])

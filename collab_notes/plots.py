@@ -198,7 +198,7 @@ def plot_tuning(table): # from `tune`
         ax.plot(table[name], table['mean'], 'o', color='C0', alpha=0.6)
         ax.plot(table[name].iloc[0], table['mean'].iloc[0], 'D', color='C3', label='best')
         ax.set(xlabel=name, xscale=_scale(table[name]))
-    says = {'mse':'inner MSE', 'ndcg':'inner nDCG@10'}
+    says = {'mse':'inner MSE', 'ndcg':'inner nDCG@10', 'sampler':'inner MSE'}
     axs[0,0].set_ylabel(says.get(table.attrs.get('objective'), 'mean'))
     axs[0,0].legend()
     fig.suptitle(f'{len(table)} settings, judged on training rows held back')

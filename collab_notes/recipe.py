@@ -17,7 +17,6 @@ from .core import as_model
 from .data import RatingsDataLoaders, stratified_split
 from .errors import SettingError, check_size
 from .explain import LogUniform
-from .ials import ImplicitALS
 from .lists import ndcg_of, user_metrics
 from .ranking import Blend
 from .ridge import ItemRidge, ridge_bytes
@@ -184,10 +183,10 @@ def fit_lists(data, # `DataLoaders` (training rows), a ratings table, or a `Hist
     "The best single model for lists that fits into memory"
     h = History.of(data)
     n,gb = h.vocab.n_items,ridge_bytes(h.vocab.n_items)/1e9
-    if gb<=max_gb:
+    if gb<=max_gb or kwargs.get('n_factors'):
         tell(f"ItemRidge: tables of {n-1:,} × {n-1:,} items take {gb:.2g} GB")
-        return ItemRidge(h, side, **kwargs)
-    tell(f"ImplicitALS: for ItemRidge, {n-1:,} items would take {gb:.3g} GB, above "
-         f"max_gb={max_gb:g}; " + ("facts about items are not used" if side is not None else
-                                   "factors take memory for items plus users"))
-    return ImplicitALS(h, **kwargs)
+    else:
+        kwargs['n_factors'] = 128
+        tell(f"ItemRidge in its 128 strongest directions: tables of {n-1:,} × {n-1:,} items would "
+             f"take {gb:.3g} GB, above max_gb={max_gb:g}")
+    return ItemRidge(h, side, **kwargs)

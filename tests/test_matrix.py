@@ -5,7 +5,7 @@ from conftest import drawn_not_rendered, ratings_of
 
 NETS = 'CollabNN', 'collab_learner, use_nn', 'nn_learner'   # without biases
 BLACK_BOXES = "somebody's module", "somebody's object"      # of which nothing is known but what they say
-UNBIASED = *NETS, *BLACK_BOXES, 'EASE', 'ItemRidge', 'Popularity', 'Blend', 'a Model of one method'
+UNBIASED = *NETS, *BLACK_BOXES, 'EASE', 'ItemRidge', 'ItemRidge, 3 factors', 'Popularity', 'Blend', 'a Model of one method'
 NO_FACTORS = *UNBIASED, 'hybrid_learner, layers'
 FILE = 'save, load', *(f'collab-notes {o}' for o in 'evaluate recommend similar explain new-user plot'.split())
 SAME_FOR_ALL = 'Popularity counts'
@@ -39,7 +39,7 @@ def everything(tmp_path_factory):
 
 KINDS = ['fit', 'fit, 2 models', 'fit_ranking', 'fit_ranking, bpr', 'collab_learner', 'collab_learner, use_nn', 'nn_learner',
          'hybrid_learner', 'hybrid_learner, layers', 'Surface', 'BayesianPMF', 'BayesianPMF, gaussian', 'EASE', 'Popularity',
-         'ItemRidge', 'ImplicitALS', 'ItemRidge, saved', 'ImplicitALS, saved',
+         'ItemRidge', 'ItemRidge, 3 factors', 'ImplicitALS', 'ItemRidge, saved', 'ItemRidge, 3 factors, saved', 'ImplicitALS, saved',
          'a Model of one method', 'Blend', 'fit, saved', 'nn_learner, saved', 'hybrid_learner, layers, saved', 'fit_ranking, saved',
          'BayesianPMF, saved', 'BayesianPMF, gaussian, saved', 'EASE, saved', 'Popularity, saved', 'a Model of one method, saved',
          'Blend, saved', 'a file', 'after add_user', 'a module', 'Surface, alone', 'CollabNN', 'fit, saved without history',

@@ -129,9 +129,23 @@ def test_weights_of_a_blend(train):
 
 def test_a_model_by_size(train, facts):
     said = []
-    for gb,kind in ((8,ItemRidge), (1e-6,ImplicitALS)):
-        assert type(fit_lists(train, facts, gb, said.append)) is kind
-    assert 'ItemRidge' in said[0] and 'facts about items are not used' in said[1]
+    for gb,n in ((8,None), (1e-6,128)): assert fit_lists(train, facts, gb, said.append).n_factors == n
+    assert 'take' in said[0] and 'in its 128 strongest directions' in said[1]
+
+@pytest.mark.parametrize('side', [False, True])
+def test_directions(train, facts, side):
+    "With all of them the model is the exact one, with few it is near it, from a file as before, and refuses what is no number of them"
+    side = facts if side else None
+    a,b,c = (ItemRidge(train, side, reg=9., n_factors=o) for o in (None,500,12))
+    users = torch.arange(1, 9)
+    assert torch.allclose(a.scores(users), b.scores(users), atol=1e-4)
+    assert torch.allclose(a.scores(users, [3,1]), b.scores(users, [3,1]), atol=1e-4)
+    assert c.weights.shape[1] == 12 and np.corrcoef(a.scores(users).ravel(), c.scores(users).ravel())[0,1] > 0.8
+    assert torch.equal(c.weights, ItemRidge(train, side, reg=9., n_factors=12).weights)
+    for o in (0, -1, 2.5, True, 'many'):
+        with pytest.raises(SettingError, match='n_factors'): ItemRidge(train, n_factors=o)
+    for k,v in dict(onto=None, n_factors=None).items(): assert ItemRidge.from_state({**c.state(), k:v}, c.vocab, c.history).unsound()
+    assert ItemRidge.from_state({**c.state(), 'onto':c.onto[:,1:]}, c.vocab, c.history).unsound() and not c.unsound()
 
 # --- what lists are made of
 
