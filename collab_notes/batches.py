@@ -11,7 +11,6 @@ from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
 from fastcore.basics import patch
 
-from .data import RatingsDL
 from .errors import brief, check_size
 from .sizes import TRAINED, check_memory
 from .vocab import History, by_user, items_of
@@ -23,9 +22,12 @@ class ListsDL(DataLoader):
                  pairs, # chosen: pairs of rows (m, 2)
                  seen=None, # out of the running: pairs of rows (m, 2)
                  # users in a batch; a new order in each epoch?
-                 bs:int=128, shuffle:bool=False, **kwargs):
+                 bs:int=128, shuffle:bool=False,
+                 of_pairs=None, # what loads pairs of another dataset, see `new`
+                 **kwargs):
         n,self.n_items = (len(dataset.classes[o]) for o in list(dataset.classes)[:2])
         self.users,self.pairs,self.seen = pairs[:,0].unique(),pairs,seen
+        self.of_pairs = of_pairs
         self.chosen = by_user(pairs, n)
         self.out = by_user(torch.zeros(0, 2) if seen is None else seen, n)
         super().__init__(dataset, bs=bs, shuffle=shuffle, n=len(self.users), num_workers=0,
@@ -46,8 +48,8 @@ def create_batches(self:ListsDL, samps):
 def new(self:ListsDL, dataset=None, cls=None, **kwargs):
     "A loader like this one; over another dataset, one of pairs"
     if dataset is not None and dataset is not self.dataset:
-        return RatingsDL(dataset, **{'bs':8192, 'device':self.device, **kwargs})
-    same = dict(bs=self.bs, shuffle=self.shuffle, device=self.device)
+        return self.of_pairs(dataset, **{'bs':8192, 'device':self.device, **kwargs})
+    same = dict(bs=self.bs, shuffle=self.shuffle, of_pairs=self.of_pairs, device=self.device)
     return type(self)(self.dataset, self.pairs, self.seen, **{**same, **kwargs})
 
 # %% ../nbs/library/batches.ipynb #e88ffa3c
@@ -67,13 +69,14 @@ def list_loaders(dls, # `RatingsDataLoaders`
                  whole:bool, # train on whole lists, or on ratings?
                  bs:int): # users, or ratings, in a batch
     "Ratings or lists to train on, lists to measure; raises `SettingError`"
-    h,to,bs = History.of(dls),dict(device=dls.device),check_size('bs', bs)
+    h,bs,to = History.of(dls),check_size('bs', bs),dict(of_pairs=type(dls.train), device=dls.device)
     seen,held = (torch.stack(h.part(o)[:2], 1) for o in (False,True))
     if whole:
         check_memory(f'bs={bs}', TRAINED*min(bs, h.vocab.n_users)*h.vocab.n_items)
         train_dl = ListsDL(dls.train_ds, seen, bs=bs, shuffle=True, **to)
     else: train_dl = dls.train.new(bs=bs)
-    return type(dls)(train_dl, ListsDL(dls.valid_ds, held, seen, bs=512, **to), path=dls.path, **to)
+    valid_dl = ListsDL(dls.valid_ds, held, seen, bs=512, **to)
+    return type(dls)(train_dl, valid_dl, path=dls.path, device=dls.device)
 
 def draw_items(dls, # `RatingsDataLoaders`
                bs:int, n_neg:int, # ratings in a batch; items drawn for each

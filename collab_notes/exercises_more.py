@@ -55,7 +55,42 @@ def _(f):
 # exercises of 11_reasons
 
 # %% ../nbs/library/exercises_more.ipynb #367f5d58
-# exercises of 12_recipe
+def _choices(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return (torch.rand(30, 8, generator=g)<0.4).double()
+
+@exercise('12.1', "P is the inverse of x.T@x with reg added on its diagonal.")
+def _(f):
+    x = _choices()
+    b = f(x, 3.)
+    assert (x.T@(x@b-x)+3*b).abs().max()<1e-8   # the gradient is 0
+
+@exercise('12.2', "The diagonal of b says what P's is; each column is divided by its own number.")
+def _(f):
+    x = _choices(1)
+    p = torch.linalg.inv(x.T@x+3*torch.eye(8, dtype=x.dtype))
+    b = torch.eye(8, dtype=x.dtype)-3*p
+    torch.testing.assert_close(f(b.clone()), (-p/p.diagonal()).fill_diagonal_(0))
+
+@exercise('12.3', "How far from three stars, over two; and what was not rated stays 0.")
+def _(f):
+    got = f(torch.tensor([[0.,1,2],[3,4,5]]), 0.3)
+    torch.testing.assert_close(got, torch.tensor([[0,0.7,0.85],[1,1.15,1.3]]))
+
+# %% ../nbs/library/exercises_more.ipynb #739c71e9
+@exercise('12.4', "Count, for each weight, how many of the first n items by the sum are wanted.")
+def _(f):
+    a,b = torch.tensor([[3.,2,1,0]]*2),torch.tensor([[0.,1,2,5],[0,5,1,2]])
+    wanted = torch.tensor([[0,0,1,1],[0,1,0,1]])
+    test_eq(f(a, b, wanted, [0.,0.1,2.,9.], 2), 2.)
+    test_eq(f(a, b, 1-wanted, [0.,0.1,2.], 2), 0.)
+
+@exercise('12.5', "The part of kappa is (10-n)/7, kept between 0 and 1.")
+def _(f):
+    scores,share = torch.tensor([0.3,0.1,0.]),torch.tensor([0.2,0.5,0.1])
+    torch.testing.assert_close(f(scores, share, 2., 0), share)
+    for n,part in ((1,1), (3,1), (5,5/7), (10,0), (40,0)):
+        torch.testing.assert_close(f(scores, share, 2., n), scores+2*part*share)
 
 # %% ../nbs/library/exercises_more.ipynb #cb228386
 # exercises of 13_costs
