@@ -45,7 +45,35 @@ def _(f):
     test_eq(list(f(df, 2, 3)), [7,5])
 
 # %% ../nbs/library/exercises_more.ipynb #8440b47d
-# exercises of 08_ranking
+@exercise('08.1', "Softmax over all of a user's row first, then pick the pairs, then the mean.")
+def _(f):
+    scores = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    pairs = torch.tensor([[0,3],[0,5],[2,1],[3,6]])
+    want = torch.nn.functional.cross_entropy(scores[pairs[:,0]], pairs[:,1])
+    test_close(float(f(scores, pairs)), want.item(), eps=1e-5)
+
+@exercise('08.2', "How many people chose both of two items is one matrix product.")
+def _(f):
+    w = f(torch.tensor([[1.,1,0],[1,0,1],[1,1,0]]))
+    torch.testing.assert_close(w, torch.tensor([[0,2/3,1/3],[2/3,0,0],[1/3,0,0]]))
+
+@exercise('08.3', "Pairs with the same rating count neither above nor below the line.")
+def _(f):
+    ratings = torch.tensor([5.,3,3,1])
+    test_close(float(f(torch.tensor([4.,3,2,1]), ratings)), 1., eps=1e-6)
+    test_close(float(f(torch.tensor([4.,1,5,2]), ratings)), 3/5, eps=1e-6)
+
+# %% ../nbs/library/exercises_more.ipynb #7009e69c
+@exercise('08.4', "Solve 20n² = 16·10⁹ for n, and round down.")
+def _(n): return int(n)==28_284
+
+@exercise('08.5', "Mean and standard deviation go along each row; keep the dimension.")
+def _(f):
+    g = torch.Generator().manual_seed(0)
+    a,b = (torch.randn(3, 6, generator=g) for _ in range(2))
+    want = sum((o-o.mean(1, keepdim=True))/o.std(1, correction=0, keepdim=True) for o in (a,b))
+    torch.testing.assert_close(f([a, b]), want)
+    torch.testing.assert_close(f([7*a+torch.arange(3.)[:,None], b]), want, atol=1e-4, rtol=1e-4)
 
 # %% ../nbs/library/exercises_more.ipynb #5436b737
 # exercises of 09_bayes
@@ -137,7 +165,42 @@ def _(f):
     test_eq(small.history.table().user.tolist(), [1,42,42])
 
 # %% ../nbs/library/exercises_more.ipynb #367f5d58
-# exercises of 12_recipe
+def _choices(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return (torch.rand(30, 8, generator=g)<0.4).double()
+
+@exercise('12.1', "P is the inverse of x.T@x with reg added on its diagonal.")
+def _(f):
+    x = _choices()
+    b = f(x, 3.)
+    assert (x.T@(x@b-x)+3*b).abs().max()<1e-8   # the gradient is 0
+
+@exercise('12.2', "The diagonal of b says what P's is; each column is divided by its own number.")
+def _(f):
+    x = _choices(1)
+    p = torch.linalg.inv(x.T@x+3*torch.eye(8, dtype=x.dtype))
+    b = torch.eye(8, dtype=x.dtype)-3*p
+    torch.testing.assert_close(f(b.clone()), (-p/p.diagonal()).fill_diagonal_(0))
+
+@exercise('12.3', "How far from three stars, over two; and what was not rated stays 0.")
+def _(f):
+    got = f(torch.tensor([[0.,1,2],[3,4,5]]), 0.3)
+    torch.testing.assert_close(got, torch.tensor([[0,0.7,0.85],[1,1.15,1.3]]))
+
+# %% ../nbs/library/exercises_more.ipynb #739c71e9
+@exercise('12.4', "Count, for each weight, how many of the first n items by the sum are wanted.")
+def _(f):
+    a,b = torch.tensor([[3.,2,1,0]]*2),torch.tensor([[0.,1,2,5],[0,5,1,2]])
+    wanted = torch.tensor([[0,0,1,1],[0,1,0,1]])
+    test_eq(f(a, b, wanted, [0.,0.1,2.,9.], 2), 2.)
+    test_eq(f(a, b, 1-wanted, [0.,0.1,2.], 2), 0.)
+
+@exercise('12.5', "The part of kappa is (10-n)/7, kept between 0 and 1.")
+def _(f):
+    scores,share = torch.tensor([0.3,0.1,0.]),torch.tensor([0.2,0.5,0.1])
+    torch.testing.assert_close(f(scores, share, 2., 0), share)
+    for n,part in ((1,1), (3,1), (5,5/7), (10,0), (40,0)):
+        torch.testing.assert_close(f(scores, share, 2., n), scores+2*part*share)
 
 # %% ../nbs/library/exercises_more.ipynb #cb228386
 # exercises of 13_costs

@@ -385,7 +385,7 @@ def save(o, # what `as_model` takes: a `Model`, a `Learner`, a module
 Model.save = save
 
 # %% ../nbs/library/files.ipynb #0bc9a257
-_HOMES = dict(EASE='ranking', Popularity='ranking', Blend='ranking', BayesianPMF='bayes',
+_HOMES = dict(EASE='ease', Popularity='ease', Blend='blend', BayesianPMF='bayes',
               ItemRidge='ridge', ImplicitALS='ials')
 
 def _kind(name):

@@ -8,8 +8,9 @@ from collab_notes.core import as_model
 from collab_notes.data import RatingsDataLoaders, stratified_split
 from collab_notes.errors import CollabError, EmptyRatingsError, SettingError, UnsoundModelError, UnsupportedError
 from collab_notes.files import load
-from collab_notes.lists import evaluate, recommend
-from collab_notes.ranking import EASE, Blend, Popularity, RankDot, fit_ranking, ranking_learner, ranking_recipe, ranking_wd
+from collab_notes.lists import evaluate, rank_metrics, recommend
+from collab_notes.ranking import (
+    EASE, Blend, Popularity, RankDot, bpr_loss, fit_ranking, list_loss, list_ndcg, ranking_learner, ranking_recipe, ranking_wd, sampled_loss)
 from collab_notes.training import auto_wd, fit
 from collab_notes.vocab import History
 from conftest import of_chosen
@@ -35,8 +36,25 @@ def test_losses_learn_two_tastes(dls, ranked):
 def test_ranking_refuses(dls):
     for kw in (dict(loss='mse'), dict(n_neg=3), dict(loss='bpr', n_neg=0)):
         with pytest.raises(SettingError): ranking_learner(dls, **kw)
+    with pytest.raises(SettingError, match='have no range'): RankDot(3, 3, 2, y_range=(0,5))
     with pytest.raises(SettingError): fit_ranking(dls, 0)
     with pytest.raises(CollabError): fit_ranking(dls, 2, lr=float('inf'), progress=False, seed=0)
+
+def test_scores_of_pairs_and_of_lists(dls):
+    model,x = RankDot.from_dls(dls, 4),torch.tensor([[1,5],[2,7]])
+    torch.nn.init.normal_(model.item_bias_emb.weight)
+    torch.testing.assert_close(model(x), as_model(model).pair_scores(*x.T))
+    assert model(x[:,None].expand(2,3,2)).shape == (2,3)
+
+def test_losses_by_hand():
+    scores,y = torch.randn(4, 30, generator=torch.Generator().manual_seed(0)),torch.zeros(4, 30)
+    y[:,3],y[:2,5],y[:,7] = 1,1,-1
+    p = scores.masked_fill(y<0, -torch.inf).softmax(1)
+    torch.testing.assert_close(list_loss(scores, y), -p[y>0].log().mean())
+    top = scores.masked_fill(y<0, -torch.inf).topk(10).indices
+    want = rank_metrics(y.gather(1, top)>0, (y>0).sum(1)).ndcg.mean()
+    assert np.isclose(list_ndcg(scores, y).item(), want)
+    for f,n in ((bpr_loss,2), (sampled_loss,5)): assert np.isclose(f(torch.zeros(3, 5)), np.log(n))
 
 def test_recipes(dls):
     r = ranking_recipe('bpr')
