@@ -18,8 +18,8 @@ chapters = [o for o in notebooks if o.name != 'index.ipynb']
 modules = sorted(o for o in (root/'collab_notes').glob('*.py') if o.name not in ('__init__.py','_modidx.py'))
 expected = ('index answers answers_exercises 00_data 01_latent_factors 02_from_scratch 03_weight_decay 04_interpretation 05_bootstrap 06_deep '
             '07_lists 08_ranking 09_bayes 10_feedback 11_reasons 12_recipe 13_costs '
-            'book callbacks checkpoint choices cli columns console core errors exercises exercises_more files formats ials kept layout matrix movielens newcomers '
-            'plaintext plots posterior protocol questions quick reading ridge rowfit sampler shares shrink side sizes start streams surface '
+            'ablations book callbacks checkpoint choices cli columns console core errors exercises exercises_more files formats ials kept layout matrix movielens newcomers '
+            'plaintext plots posterior protocol questions prior_test quick reading ridge rowfit sampled sampler shares shrink side sizes start streams surface '
             'tables topn unrated vocab').split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)
