@@ -61,7 +61,7 @@ def _sample(self:BayesianPMF, gibbs, held, progress):
         self._stopped(len(traces))
     self._record(traces, held)
 
-# %% ../nbs/09_bayes.ipynb #newfit01
+# %% ../nbs/09_bayes.ipynb #6a43489c
 @patch
 def fit(self:BayesianPMF, dls, # `DataLoaders`, or a ratings table; effects' columns come from it
         users=None, items=None, # tables about them, see `side_columns`
@@ -93,7 +93,6 @@ def predict(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training; 
     names = 'prediction','std','mean_std'
     return pairs.assign(**{k:o.numpy() for k,o in zip(names, self.posterior.moments(rows))})
 
-# %% ../nbs/09_bayes.ipynb #80995c1d
 @patch
 def dist(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training
          unseen:str='error', effects='auto', # see `predict`
@@ -102,19 +101,6 @@ def dist(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training
     pairs,rows = self._asked(pairs, unseen, effects)
     levels = [f'{o:g}' for o in self.posterior.levels.tolist()]
     return pd.DataFrame(self.posterior.dist(rows).numpy(), index=pairs.index, columns=levels)
-
-# %% ../nbs/09_bayes.ipynb #newint01
-@patch
-def intervals(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training; others are kept
-              level:float=0.8, # how likely the rating is to lie in the interval, at least
-              unseen:str='error', effects='auto', # see `predict`
-             )->pd.DataFrame: # a copy with `low` and `high`, levels of ratings, both inside
-    "The shortest run of neighbouring levels that holds the rating with probability `level`"
-    if not isinstance(level, Real) or not 0<level<1:
-        raise SettingError(f"level={brief(level)}: it must be between 0 and 1")
-    pairs,rows = self._asked(pairs, unseen, effects)
-    low,high = self.posterior.intervals(rows, level)
-    return pairs.assign(low=low.numpy(), high=high.numpy())
 
 # %% ../nbs/09_bayes.ipynb #d9b848ab
 @patch
@@ -143,7 +129,7 @@ def time_columns(
     bins = {k:((t+late[k])//s).astype('int64') for k,s in _TIMES.items()}
     return ratings.assign(date=(t//86400).astype('int64'), **bins)
 
-# %% ../nbs/09_bayes.ipynb #newtab01
+# %% ../nbs/09_bayes.ipynb #a6fae26b
 TIME_EFFECTS = ['date', *(('user',o) for o in ('date',*_TIMES))]
 ALL_INFORMATION = dict(n_factors=12, implicit=True, effects=TIME_EFFECTS)
 
@@ -156,3 +142,16 @@ def item_table(movies): # as from `movielens_movies`
     "What MovieLens says of films: genres and decade"
     decade = (movies.year.fillna(movies.year.median())//10*10).clip(1920).astype(int)
     return movies[['movie','genres']].assign(decade=decade.astype('category'))
+
+# %% ../nbs/09_bayes.ipynb #cc722b60
+@patch
+def intervals(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training; others are kept
+              level:float=0.8, # how likely the rating is to lie in the interval, at least
+              unseen:str='error', effects='auto', # see `predict`
+             )->pd.DataFrame: # a copy with `low` and `high`, levels of ratings, both inside
+    "The shortest run of neighbouring levels that holds the rating with probability `level`"
+    if not isinstance(level, Real) or not 0<level<1:
+        raise SettingError(f"level={brief(level)}: it must be between 0 and 1")
+    pairs,rows = self._asked(pairs, unseen, effects)
+    low,high = self.posterior.intervals(rows, level)
+    return pairs.assign(low=low.numpy(), high=high.numpy())

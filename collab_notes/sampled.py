@@ -32,7 +32,7 @@ from .sizes import check_sampler
 from .tables import check_ratings, rating_columns
 from .vocab import History
 
-# %% ../nbs/library/sampled.ipynb #98609118
+# %% ../nbs/library/sampled.ipynb #e77abb2e
 class Sampled:
     "What goes with a sampler: data read for it, its samples asked, kept and saved"
     schema = {k:('samples','chains',k,'numbers') for k in ('users','items')}
@@ -43,6 +43,7 @@ class Sampled:
         raise NotAModelError("This BayesianPMF has not been fitted yet: call fit first")
     vocab = property(_fitted, lambda self, o: setattr(self, '_vocab', o))
 
+# %% ../nbs/library/sampled.ipynb #65654ee5
 @patch
 def _check_settings(self:Sampled):
     "Numbers and names as they will be used; raises `SettingError`"
@@ -57,7 +58,7 @@ def _check_settings(self:Sampled):
     self.seed = check_seed(self.seed)
     self.effects = [(o,) if isinstance(o, str) else tuple(o) for o in self.effects]
 
-# %% ../nbs/library/sampled.ipynb #9b962664
+# %% ../nbs/library/sampled.ipynb #104d52fa
 @patch
 def _levels_in(self:Sampled, table, cols, of):
     "The columns of one effect as arrays; raises `MissingColumnError`, `RatingsError`"
@@ -71,7 +72,7 @@ def _levels_in(self:Sampled, table, cols, of):
                                "one; fill them in", o, bad)
     return [of[o] if o in of else table[o].to_numpy() for o in cols]
 
-# %% ../nbs/library/sampled.ipynb #355ce1bd
+# %% ../nbs/library/sampled.ipynb #24349e78
 @patch
 def _level_codes(self:Sampled, table, users, items, known=None, use=True):
     "Codes of effects' levels (n,), -1 for what could be any; and what levels there are"
@@ -86,7 +87,7 @@ def _level_codes(self:Sampled, table, users, items, known=None, use=True):
         levels.append(v)
     return codes,levels
 
-# %% ../nbs/library/sampled.ipynb #a405a42a
+# %% ../nbs/library/sampled.ipynb #4cefda70
 def _training_data(data):
     "The history in `data`, and its tables: of training rows and of those held out"
     if isinstance(data, pd.DataFrame): data = check_ratings(data, *rating_columns(data)[:3])
@@ -98,7 +99,7 @@ def _training_data(data):
     tables = [ds.items for ds in (data.train_ds,data.valid_ds)]
     return h,[o[(o[names]>0).all(axis=1).to_numpy()] for o in tables]
 
-# %% ../nbs/library/sampled.ipynb #1a64bf1d
+# %% ../nbs/library/sampled.ipynb #5fc8f6c7
 @patch
 def _columns(self:Sampled, tables, absent):
     "Columns about users and about items: a list of tensors (n, f) for each side"
@@ -113,7 +114,7 @@ def _columns(self:Sampled, tables, absent):
         xs.append([] if side is None else [side.x.to(self.dev)])
     return xs
 
-# %% ../nbs/library/sampled.ipynb #3a37fb17
+# %% ../nbs/library/sampled.ipynb #74f5e2d0
 @patch
 def _read(self:Sampled, data, about, absent):
     "Tables of training rows and of those held out; columns about users and items"
@@ -124,6 +125,7 @@ def _read(self:Sampled, data, about, absent):
     self.vocab,self._surface,self.valid_preds = self.history.vocab,None,None
     return *tables,self._columns(about, absent)
 
+# %% ../nbs/library/sampled.ipynb #9c2b5008
 @patch
 def _on_levels(self:Sampled, y):
     "Ratings as the likelihood takes them, which is settled here"
@@ -138,7 +140,7 @@ def _on_levels(self:Sampled, y):
                        "few (21 that hold nine tenths of the ratings, at most): use "
                        "likelihood='gaussian', or round them")
 
-# %% ../nbs/library/sampled.ipynb #aaffeff0
+# %% ../nbs/library/sampled.ipynb #a3c90b4a
 @patch
 def _gibbs(self:Sampled, table, xs):
     "The sampler at its random start"
@@ -155,7 +157,7 @@ def _gibbs(self:Sampled, table, xs):
                  Draws(self.seed, self.dev), xs, n_levels, kind, self.user_scale, self.implicit,
                  self.link_rank)
 
-# %% ../nbs/library/sampled.ipynb #31c3c408
+# %% ../nbs/library/sampled.ipynb #a9703a01
 @patch
 def _start_from(self:Sampled, gibbs, s): # a `Gibbs`; a `Surface`
     "Factors and biases of a trained model as the first state of every chain"
@@ -171,7 +173,7 @@ def _start_from(self:Sampled, gibbs, s): # a `Gibbs`; a `Surface`
         side.per_chain[...,:d] = x*per**0.5
         side.per_chain[...,-1] = (b-b[1:].mean()).to(self.dev)*per
 
-# %% ../nbs/library/sampled.ipynb #eed5deba
+# %% ../nbs/library/sampled.ipynb #edab5b23
 _rmse = lambda p, y: ((p-y)**2).mean().sqrt().item()
 
 class HeldOut:
@@ -191,6 +193,7 @@ class HeldOut:
                             time.time()-self.start))
         self.preds = mean.float().cpu()
 
+# %% ../nbs/library/sampled.ipynb #6f9ab44e
 @patch
 def _held_out(self:Sampled, table, start):
     "`HeldOut`, or `None` where no rows are held out"
@@ -199,7 +202,7 @@ def _held_out(self:Sampled, table, start):
     codes,_ = self._level_codes(table, u, i, self.effect_levels)
     return HeldOut(self.posterior, self.posterior.rows(u, i, codes), y.to(self.dev), start)
 
-# %% ../nbs/library/sampled.ipynb #7edb2b5c
+# %% ../nbs/library/sampled.ipynb #e8616e59
 @patch
 def _keep(self:Sampled, gibbs, state):
     "Add a sample to the posterior"
@@ -213,6 +216,7 @@ def _stopped(self:Sampled, n):
     warnings.warn(f"Stopped after {n} of {self.n_sweeps} sweeps: "
                   f"{len(self.posterior.samples)} samples of each chain are kept")
 
+# %% ../nbs/library/sampled.ipynb #83773b65
 @patch
 def _record(self:Sampled, traces, held): # dicts, one a sweep; a `HeldOut`, or `None`
     "What is known of the run afterwards"
@@ -223,7 +227,7 @@ def _record(self:Sampled, traces, held): # dicts, one a sweep; a `HeldOut`, or `
     if held is not None: self.valid_rmse,self.valid_preds = held.last,held.preds
     else: self.valid_rmse = None
 
-# %% ../nbs/library/sampled.ipynb #b93970c3
+# %% ../nbs/library/sampled.ipynb #0fb4103c
 @patch
 def _asked(self:Sampled, pairs, unseen, effects):
     "The rows of a table that are kept, and what the posterior is asked"
@@ -233,6 +237,7 @@ def _asked(self:Sampled, pairs, unseen, effects):
     codes,_ = self._level_codes(pairs, u, i, self.effect_levels, effects)
     return pairs,self.posterior.rows(u, i, codes)
 
+# %% ../nbs/library/sampled.ipynb #063fd76c
 @patch
 def scores(self:Sampled, users, items=None): # rows of users (k,); of items (m,), `None`: all
     "Expected ratings (k, m), whatever the levels of effects"
@@ -245,7 +250,7 @@ def pair_scores(self:Sampled, users, items): # rows, of shapes that broadcast
     u,i = torch.broadcast_tensors(torch.as_tensor(users), torch.as_tensor(items))
     return self.posterior.mean(self.posterior.rows(u.reshape(-1), i.reshape(-1))).reshape(u.shape)
 
-# %% ../nbs/library/sampled.ipynb #dd8d0aa6
+# %% ../nbs/library/sampled.ipynb #c006953d
 @patch
 def mean_surface(self:Sampled, n_factors:int=None, # default: 2.5 times those of a sample
                 )->Surface:
@@ -263,7 +268,7 @@ def as_surface(self:Sampled)->Surface:
         self._surface = self._surface.replace(history=self._history)
     return self._surface
 
-# %% ../nbs/library/sampled.ipynb #39e7b523
+# %% ../nbs/library/sampled.ipynb #e9ecd4d8
 @patch
 def factors(self:Sampled, is_item=True): return self.as_surface().factors(is_item)
 @patch
@@ -277,7 +282,7 @@ def with_row(self:Sampled, *args, **kwargs): return self.as_surface().with_row(*
 @patch
 def reasons(self:Sampled, *args, **kwargs): return self.as_surface().reasons(*args, **kwargs)
 
-# %% ../nbs/library/sampled.ipynb #937cf43d
+# %% ../nbs/library/sampled.ipynb #ae3bc5bb
 @patch
 def trace(self:Sampled, name:str=None, # one of the quantities followed; all of them if `None`
           burnt:bool=True, # without burn-in?
@@ -288,6 +293,7 @@ def trace(self:Sampled, name:str=None, # one of the quantities followed; all of 
     if name is None: return res
     return res[check_one_of('name', name, res)]
 
+# %% ../nbs/library/sampled.ipynb #c22f6f89
 @patch
 def link_table(self:Sampled, is_item:bool=True, # columns about items, or users?
               )->pd.DataFrame: # for each column: mean and std of what a 1 in it adds to the bias
@@ -299,7 +305,7 @@ def link_table(self:Sampled, is_item:bool=True, # columns about items, or users?
     return pd.DataFrame(dict(mean=b.mean(0), std=b.std(0)),
                         index=pd.Index(self.columns[name], name='column'))
 
-# %% ../nbs/library/sampled.ipynb #cd603aec
+# %% ../nbs/library/sampled.ipynb #1a47802b
 _SETTINGS = ('n_factors likelihood user_scale implicit n_sweeps burn_in chains keep link_rank seed '
              'seconds valid_rmse valid_preds').split()
 
@@ -311,6 +317,7 @@ def __repr__(self:Sampled):
     return (f"{Model.__repr__(self)[:-1]}; {n} sample{'s'*(n>1)} of {c} chain{'s'*(c>1)}, "
             f"{self.nbytes/1e6:.1f} MB)")
 
+# %% ../nbs/library/sampled.ipynb #e3a3ff30
 @patch(as_prop=True)
 def nbytes(self:Sampled):
     "About how many bytes a file with the model will have"
@@ -320,7 +327,7 @@ def nbytes(self:Sampled):
     rest = sum(o.nbytes for o in [*self.traces.values(), *preds])
     return self.posterior.nbytes + ids + levels + rest + (0 if h is None else 13*len(h))
 
-# %% ../nbs/library/sampled.ipynb #7fd33ac1
+# %% ../nbs/library/sampled.ipynb #12a4db83
 @patch
 def thin(self:Sampled, n:int): # samples of each chain
     "The same model with `n` of its samples, evenly spaced"
@@ -340,7 +347,7 @@ def state(self:Sampled):
                 columns=[self.columns[k] for k in names],
                 left_out=[self.left_out[k] for k in names])
 
-# %% ../nbs/library/sampled.ipynb #b22d473b
+# %% ../nbs/library/sampled.ipynb #ac82fab1
 @patch(cls_method=True)
 def from_state(cls:Sampled, state, vocab, history): # see `Model.from_state`
     "The model that `state` was taken of, on the CPU"
@@ -356,7 +363,7 @@ def from_state(cls:Sampled, state, vocab, history): # see `Model.from_state`
         setattr(res, k, dict(zip(vocab.classes, state[k], strict=True)))
     return res
 
-# %% ../nbs/library/sampled.ipynb #53bca8f5
+# %% ../nbs/library/sampled.ipynb #5e5ae9e6
 @patch
 def unsound(self:Sampled)->str: # an empty string if nothing is wrong
     "What is wrong with samples and levels that came out of a file"
