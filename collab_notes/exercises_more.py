@@ -45,7 +45,7 @@ def _(f):
     test_close(mean, torch.zeros(2), eps=1e-6)
     test_close(cov, torch.eye(2)/4, eps=1e-6)
 
-@exercise('09.3', "P = LLᵀ. Which triangular system turns round noise into noise of covariance P⁻¹?")
+@exercise('09.3', "P = LLᵀ. Which triangular system gives noise of covariance P⁻¹?")
 def _(f):
     P,r = torch.tensor([[4.,1.5],[1.5,1.]]),torch.tensor([2.,1.])
     x = torch.as_tensor(f(P, r, 40_000, 0)).float()
@@ -56,7 +56,7 @@ def _(f):
     assert not torch.equal(x, torch.as_tensor(f(P, r, 40_000, 1)).float()), "Use the seed."
 
 # %% ../nbs/library/exercises_more.ipynb #d745be70
-@exercise('09.4', "The star says between which cutpoints mu plus noise falls; ends are at infinity.")
+@exercise('09.4', "Between which cutpoints does mu plus noise fall? The ends are infinite.")
 def _(f):
     p = torch.as_tensor(f(0.5, [-1.,0.5,2.])).double().flatten()
     test_eq(len(p), 4)
