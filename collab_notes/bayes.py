@@ -6,39 +6,26 @@
 __all__ = ['TIME_EFFECTS', 'ALL_INFORMATION', 'BayesianPMF', 'time_columns', 'user_table', 'item_table']
 
 # %% ../nbs/09_bayes.ipynb #fae72a2b
-import time, warnings
+import time
 from copy import copy
 from numbers import Real
 
-import numpy as np
 import pandas as pd
 import torch
-from fastai.data.core import DataLoaders
-from fastai.learner import Learner
-from fastcore.basics import ifnone, patch, store_attr
+from fastcore.basics import patch, store_attr
 from fastprogress.fastprogress import progress_bar
 
-from .core import Surface, as_model
-from .errors import (
-    EmptyRatingsError, MissingColumnError, NotAModelError, RatingsError, SettingError,
-    SideTableError,
-    brief, check_one_of, check_seed, check_size, rows_have)
-from .kept import odd_record
-from .posterior import Posterior, pack_index, unpack_index
+from .core import as_model
+from .errors import MissingColumnError, SettingError, brief
+from .posterior import Posterior
 from .protocol import Model
-from .sampler import (
-    Draws, Gaussian, Gibbs, Ordinal, Rows, ess, grades, level_codes, nearest, split_rhat)
-from .shares import top_svd
-from .side import side_columns
-from .sizes import check_sampler
-from .tables import check_ratings, rating_columns
-from .vocab import History
+from .sampled import Sampled
+from .sampler import ess, split_rhat
+from .tables import rating_columns
 
 # %% ../nbs/09_bayes.ipynb #9a7ddbb7
-class BayesianPMF(Model):
+class BayesianPMF(Sampled, Model):
     "Bayesian matrix factorization by Gibbs sampling; `fit` it, then ask it"
-    schema = {k:('samples','chains',k,'numbers') for k in ('users','items')}
-    _vocab = posterior = _surface = valid_preds = valid_rmse = None
     def __init__(self, n_factors:int=12, # factors of each user and item
                  # 'ordinal' for grades, 'gaussian' for numbers, 'auto': what ratings look like
                  likelihood:str='auto',
@@ -51,91 +38,30 @@ class BayesianPMF(Model):
                  link_rank:int=200, # directions of who rated what, at most
                  seed:int=None, # same seed and number of threads, same numbers
                  device=None): # default: where the data is
-        check_one_of('likelihood', likelihood, ('auto','ordinal','gaussian'))
         store_attr()
-        self._asked_for = likelihood
-        for k in ('n_factors','n_sweeps','chains','keep','link_rank','burn_in'):
-            setattr(self, k, check_size(k, getattr(self, k), int(k!='burn_in')))
-        if self.burn_in>=self.n_sweeps:
-            raise SettingError(f"burn_in={brief(burn_in)}: it must be a whole number from 0 to "
-                               f"below n_sweeps={brief(n_sweeps)}")
-        self.seed = check_seed(seed)
-        self.effects = [(o,) if isinstance(o, str) else tuple(o) for o in effects]
-
-    def _fitted(self):
-        if self._vocab is not None: return self._vocab
-        raise NotAModelError("This BayesianPMF has not been fitted yet: call fit first")
-    vocab = property(_fitted, lambda self, o: setattr(self, '_vocab', o))
-
-# %% ../nbs/09_bayes.ipynb #7a3e6e7b
-@patch
-def _levels_in(self:BayesianPMF, table, cols, of):
-    "The columns of one effect as arrays; raises `MissingColumnError`, `RatingsError`"
-    for o in cols:
-        if o not in table.columns:
-            raise MissingColumnError(f"No column {o!r} for the effect {cols}: there are "
-                                     f"{list(table.columns)}. Add it to the table", column=o)
-        bad = np.flatnonzero(table[o].isna())
-        if len(bad):
-            raise RatingsError(f"{o}: {rows_have(len(bad))} no value, and the effect {cols} needs "
-                               "one; fill them in", o, bad)
-    return [of[o] if o in of else table[o].to_numpy() for o in cols]
-
-@patch
-def _level_codes(self:BayesianPMF, table, users, items, known=None, use=True):
-    "Codes of effects' levels (n,), -1 for what could be any; and what levels there are"
-    of,codes,levels = {self.user_name:users.numpy(), self.item_name:items.numpy()},[],[]
-    for n,cols in enumerate(self.effects):
-        there = all(o in table.columns for o in cols)
-        if use is False or (use=='auto' and not there):
-            codes.append(torch.full((len(users),), -1))
-            continue
-        c,v = level_codes(self._levels_in(table, cols, of), known and known[n])
-        codes.append(c)
-        levels.append(v)
-    return codes,levels
-
-# %% ../nbs/09_bayes.ipynb #db8c1806
-def _training_data(data):
-    "The history in `data`, and its tables: of training rows and of those held out"
-    if isinstance(data, pd.DataFrame): data = check_ratings(data, *rating_columns(data)[:3])
-    h = History.of(data)
-    if h.ratings is None: raise SettingError("fit: there are no ratings, only who has chosen what")
-    if isinstance(data, pd.DataFrame): return h,[data,data[:0]]
-    if not isinstance(data, DataLoaders): return h,[h.table(o) for o in (False,True)]
-    names = list(h.vocab.classes)
-    tables = [ds.items for ds in (data.train_ds,data.valid_ds)]
-    return h,[o[(o[names]>0).all(axis=1).to_numpy()] for o in tables]
-
-@patch
-def _columns(self:BayesianPMF, tables, absent):
-    "Columns about users and about items: a list of tensors (n, f) for each side"
-    self.columns,self.left_out,xs,vocab = {},{},[],self.vocab
-    for name,table in zip(vocab.classes, tables):
-        side = None if table is None else side_columns(table, name, vocab, absent)
-        if side is not None and not side.names:
-            raise SideTableError(f"{name}: no column of the table says anything ("
-                                 f"{', '.join(f'{k}: {v}' for k,v in side.left_out.items())})")
-        self.columns[name] = [] if side is None else list(side.names)
-        self.left_out[name] = {} if side is None else dict(side.left_out)
-        xs.append([] if side is None else [side.x.to(self.dev)])
-    return xs
-
-@patch
-def _on_levels(self:BayesianPMF, y):
-    "Ratings as the likelihood takes them, which is settled here"
-    if not len(y): raise EmptyRatingsError("There are no ratings to learn from")
-    n,of = len(torch.unique(y)),grades(y)
-    if n<2: raise RatingsError(f"All training ratings are {y[0]:g}: there is nothing to learn")
-    if self._asked_for=='auto': self.likelihood = 'gaussian' if of is None else 'ordinal'
-    if self.likelihood=='gaussian': return y
-    if of is None and n>21:
-        raise RatingsError(f"Ratings take {n:,} different values, and the ordinal likelihood is "
-                           "for a few (21 that hold nine tenths of the ratings, at most): use "
-                           "likelihood='gaussian', or round them")
-    return y if of is None else nearest(y, of)
+        self._check_settings()
 
 # %% ../nbs/09_bayes.ipynb #572d8821
+@patch
+def _sample(self:BayesianPMF, gibbs, held, progress):
+    "Sweep; after burn-in, keep samples and average what they say of rows held out"
+    traces,every = [],-(-(self.n_sweeps-self.burn_in)//self.keep)
+    bar = progress_bar(range(self.n_sweeps)) if progress else range(self.n_sweeps)
+    try:
+        for n in bar:
+            burnt = n>=self.burn_in
+            gibbs.sweep(adapt=not burnt)
+            state = gibbs.state()
+            traces.append(gibbs.trace())
+            if burnt and (n-self.burn_in)%every==0: self._keep(gibbs, state)
+            if held is not None: held.measure(state, burnt)
+            if progress and held is not None: bar.comment = f'valid RMSE {held.last:.4f}'
+    except KeyboardInterrupt:
+        if not self.posterior.samples: raise
+        self._stopped(len(traces))
+    self._record(traces, held)
+
+# %% ../nbs/09_bayes.ipynb #6a43489c
 @patch
 def fit(self:BayesianPMF, dls, # `DataLoaders`, or a ratings table; effects' columns come from it
         users=None, items=None, # tables about them, see `side_columns`
@@ -145,90 +71,17 @@ def fit(self:BayesianPMF, dls, # `DataLoaders`, or a ratings table; effects' col
        ): # itself, fitted
     "Sample; Ctrl-C stops early and keeps the samples so far"
     start,new = time.time(),copy(self)   # should anything go wrong, this model is as it was
-    if isinstance(dls, Learner): dls = dls.dls
-    new.dev = torch.device(ifnone(self.device, getattr(dls, 'device', None) or 'cpu'))
-    if new.dev.type=='mps': new.dev = torch.device('cpu')   # no float64 there, for cutpoints
-    new.history,tables = _training_data(dls)
-    new.vocab,new._surface,new.valid_preds = new.history.vocab,None,None
-    xs = new._columns((users,items), absent)
+    train,valid,xs = new._read(dls, (users,items), absent)
     with torch.no_grad():
-        gibbs = new._gibbs(tables[0], xs)
+        gibbs = new._gibbs(train, xs)
         if init is not None: new._start_from(gibbs, as_model(init).as_surface())
         new.posterior = Posterior.of(gibbs)
-        new._sample(gibbs, *new._held_out(tables[1]), progress, start)
+        new._sample(gibbs, new._held_out(valid, start), progress)
     new.seconds = time.time()-start
     vars(self).update(vars(new))
     return self
 
-@patch
-def _held_out(self:BayesianPMF, table):
-    "`Rows` and ratings to measure on, or `None` twice"
-    if not len(table): return None,None
-    u,i,y = self.history.part(held_out=True)
-    codes,_ = self._level_codes(table, u, i, self.effect_levels)
-    return self.posterior.rows(u, i, codes),y.to(self.dev)
-
-@patch
-def _gibbs(self:BayesianPMF, table, xs):
-    "The sampler at its random start"
-    (u,i,y),vocab = self.history.part(),self.vocab
-    order = torch.argsort(u, stable=True)   # a user's ratings beside each other
-    u,i,y = u[order],i[order],y[order]
-    y = self._on_levels(y)
-    check_sampler(self, len(y), len(torch.unique(y)))
-    codes,self.effect_levels = self._level_codes(table.iloc[order.numpy()], u, i)
-    n_levels = {'×'.join(map(str, k)):len(v[1]) for k,v in zip(self.effects, self.effect_levels)}
-    rows = Rows(u.to(self.dev), i.to(self.dev), [o.to(self.dev) for o in codes])
-    kind = Ordinal if self.likelihood=='ordinal' else Gaussian
-    return Gibbs(rows, y.to(self.dev), (vocab.n_users,vocab.n_items), self.n_factors, self.chains,
-                 Draws(self.seed, self.dev), xs, n_levels, kind, self.user_scale, self.implicit,
-                 self.link_rank)
-
-@patch
-def _sample(self:BayesianPMF, gibbs, valid, yv, progress, start):
-    "All sweeps"
-    traces,rmses,total,after,post = [],[],0.,self.n_sweeps-self.burn_in,self.posterior
-    every,bar = -(-after//self.keep),range(self.n_sweeps)
-    if progress: bar = progress_bar(bar)
-    try:
-        for n in bar:
-            gibbs.sweep(adapt=n<self.burn_in)
-            st = gibbs.state()
-            traces.append(gibbs.trace())
-            if n>=self.burn_in and (n-self.burn_in)%every==0:
-                post.add(dict(st, link=[gibbs.link_bias(k) if c else self._no_link()
-                                        for k,c in enumerate(self.columns.values())]))
-            if valid is None: continue
-            now = post.expected(st, valid)
-            if n>=self.burn_in: total = total+now.mean(0).double()
-            mean = total/(n-self.burn_in+1) if n>=self.burn_in else now.mean(0)
-            rmses.append((n+1, _rmse(now.mean(0), yv), _rmse(mean, yv), time.time()-start))
-            self.valid_preds = mean.float().cpu()
-            if progress: bar.comment = f'valid RMSE {rmses[-1][2]:.4f}'
-    except KeyboardInterrupt:
-        if not post.samples: raise
-        warnings.warn(f"Stopped after {len(traces)} of {self.n_sweeps} sweeps: "
-                      f"{len(post.samples)} samples of each chain are kept")
-    self.traces = {k:np.stack([o[k] for o in traces], 1) for k in traces[0]}
-    cols = ['sweep','this sweep','running mean','seconds']
-    df = pd.DataFrame(rmses, columns=cols, dtype=float)
-    self.rmse_by_sweep = df.astype({'sweep':int}).set_index('sweep')
-    self.valid_rmse = self.rmse_by_sweep['running mean'].iloc[-1] if rmses else None
-
-@patch
-def _no_link(self:BayesianPMF): return torch.zeros(self.chains, 0, device=self.dev)
-_rmse = lambda p, y: ((p-y)**2).mean().sqrt().item()
-
 # %% ../nbs/09_bayes.ipynb #c608bb96
-@patch
-def _asked(self:BayesianPMF, pairs, unseen, effects):
-    "The rows of a table that are kept, and what the posterior is asked"
-    check_one_of('effects', effects, ('auto',True,False))
-    u,i,at = self.vocab.table_rows(pairs, unseen)
-    pairs = pairs.iloc[at.tolist()]
-    codes,_ = self._level_codes(pairs, u, i, self.effect_levels, effects)
-    return pairs,self.posterior.rows(u, i, codes)
-
 @patch
 def predict(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training; others are kept
             unseen:str='error', # ids not known: 'error', 'na': somebody unknown, 'skip': left out
@@ -240,7 +93,6 @@ def predict(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training; 
     names = 'prediction','std','mean_std'
     return pairs.assign(**{k:o.numpy() for k,o in zip(names, self.posterior.moments(rows))})
 
-# %% ../nbs/09_bayes.ipynb #80995c1d
 @patch
 def dist(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training
          unseen:str='error', effects='auto', # see `predict`
@@ -250,171 +102,12 @@ def dist(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training
     levels = [f'{o:g}' for o in self.posterior.levels.tolist()]
     return pd.DataFrame(self.posterior.dist(rows).numpy(), index=pairs.index, columns=levels)
 
-@patch
-def intervals(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training; others are kept
-              level:float=0.8, # how likely the rating is to lie in the interval, at least
-              unseen:str='error', effects='auto', # see `predict`
-             )->pd.DataFrame: # a copy with `low` and `high`, levels of ratings, both inside
-    "The shortest run of neighbouring levels that holds the rating with probability `level`"
-    if not isinstance(level, Real) or not 0<level<1:
-        raise SettingError(f"level={brief(level)}: it must be between 0 and 1")
-    pairs,rows = self._asked(pairs, unseen, effects)
-    low,high = self.posterior.intervals(rows, level)
-    return pairs.assign(low=low.numpy(), high=high.numpy())
-
-# %% ../nbs/09_bayes.ipynb #42f22289
-@patch
-def scores(self:BayesianPMF, users, items=None): # rows of users (k,); of items (m,), `None`: all
-    "Expected ratings (k, m), whatever the levels of effects"
-    items = torch.arange(self.vocab.n_items) if items is None else items
-    return self.posterior.scores(users, items)
-
-@patch
-def pair_scores(self:BayesianPMF, users, items): # rows, of shapes that broadcast
-    "Expected ratings of pairs, whatever the levels of effects"
-    u,i = torch.broadcast_tensors(torch.as_tensor(users), torch.as_tensor(items))
-    return self.posterior.mean(self.posterior.rows(u.reshape(-1), i.reshape(-1))).reshape(u.shape)
-
-# %% ../nbs/09_bayes.ipynb #40de2f7d
-@patch
-def mean_surface(self:BayesianPMF, n_factors:int=None, # default: 2.5 times those of a sample
-                )->Surface:
-    "The posterior mean as a factor model with a sigmoid"
-    vocab = self.vocab
-    if n_factors is not None: check_size('n_factors', n_factors)
-    tensors,y_range = self.posterior.surface(n_factors or int(2.5*self.n_factors))
-    return Surface(*tensors, vocab, y_range, history=self._history, about=self.about)
-
-@patch
-def as_surface(self:BayesianPMF)->Surface:
-    "`mean_surface()`, made once: what interpretation, newcomers and reasons go by"
-    if self._surface is None: self._surface = self.mean_surface()
-    if self._surface._history is not self._history:
-        self._surface = self._surface.replace(history=self._history)
-    return self._surface
-
-@patch
-def factors(self:BayesianPMF, is_item=True): return self.as_surface().factors(is_item)
-@patch
-def biases(self:BayesianPMF, is_item=True): return self.as_surface().biases(is_item)
-@patch
-def vectors(self:BayesianPMF, is_item=True): return self.as_surface().vectors(is_item)
-@patch
-def fold(self:BayesianPMF, *args, **kwargs): return self.as_surface().fold(*args, **kwargs)
-@patch
-def with_row(self:BayesianPMF, *args, **kwargs): return self.as_surface().with_row(*args, **kwargs)
-@patch
-def reasons(self:BayesianPMF, *args, **kwargs): return self.as_surface().reasons(*args, **kwargs)
-
-# %% ../nbs/09_bayes.ipynb #4373659b
-_SETTINGS = ('n_factors likelihood user_scale implicit n_sweeps burn_in chains keep link_rank seed '
-             'seconds valid_rmse valid_preds').split()
-
-@patch
-def __repr__(self:BayesianPMF):
-    if self.posterior is None: return f'BayesianPMF(not fitted; {self.n_factors} factors)'
-    n,c = len(self.posterior.samples),self.chains
-    return (f"{Model.__repr__(self)[:-1]}; {n} sample{'s'*(n>1)} of {c} chain{'s'*(c>1)}, "
-            f"{self.nbytes/1e6:.1f} MB)")
-
-@patch(as_prop=True)
-def nbytes(self:BayesianPMF):
-    "About how many bytes a file with the model will have"
-    h,ids = self.history,sum(len(str(o))+3 for c in self.classes.values() for o in c)
-    levels = sum(o.memory_usage() for each,both in self.effect_levels for o in (*each,both))
-    preds = [] if self.valid_preds is None else [self.valid_preds]
-    rest = sum(o.nbytes for o in [*self.traces.values(), *preds])
-    return self.posterior.nbytes + ids + levels + rest + (0 if h is None else 13*len(h))
-
-@patch
-def thin(self:BayesianPMF, n:int): # samples of each chain
-    "The same model with `n` of its samples, evenly spaced"
-    self._fitted()
-    res = copy(self)
-    res.posterior,res._surface = self.posterior.thin(n),None
-    return res
-
-# %% ../nbs/09_bayes.ipynb #840e2386
-@patch
-def state(self:BayesianPMF):
-    names = self._fitted().classes
-    levels = [dict(each=[pack_index(o, k) for o,k in zip(each, cols)], both=pack_index(both, cols))
-              for (each,both),cols in zip(self.effect_levels, self.effects)]
-    cols = {k:o.to_numpy() for k,o in self.rmse_by_sweep.reset_index().items()}
-    return dict(self.posterior.state(), settings={k:getattr(self, k) for k in _SETTINGS},
-                effects=self.effects, effect_levels=levels, traces=self.traces, rmse_by_sweep=cols,
-                columns=[self.columns[k] for k in names],
-                left_out=[self.left_out[k] for k in names])
-
-@patch(cls_method=True)
-def from_state(cls:BayesianPMF, state, vocab, history): # see `Model.from_state`
-    "The model that `state` was taken of, on the CPU"
-    own = state['settings']
-    res = cls(effects=state['effects'], **{k:own[k] for k in _SETTINGS[:10]})
-    for k in _SETTINGS[10:]: setattr(res, k, own[k])
-    res.vocab,res.history,res.dev = vocab,history,torch.device('cpu')
-    res.posterior,res.traces = Posterior.from_state(state),state['traces']
-    res.effect_levels = [([unpack_index(o) for o in v['each']],unpack_index(v['both']))
-                         for v in state['effect_levels']]
-    res.rmse_by_sweep = pd.DataFrame(state['rmse_by_sweep']).set_index('sweep')
-    for k in ('columns','left_out'):
-        setattr(res, k, dict(zip(vocab.classes, state[k], strict=True)))
-    return res
-
-@patch
-def unsound(self:BayesianPMF)->str: # an empty string if nothing is wrong
-    "What is wrong with samples and levels that came out of a file"
-    p = self.posterior
-    if p is None: return "it has not been fitted"
-    if why := p.unsound(self.vocab.n_users, self.vocab.n_items): return why
-    want = self.chains,self.likelihood=='gaussian',[len(v[1]) for v in self.effect_levels]
-    n = [o.shape[-1] for o in p.samples[0]['effects']]
-    if (p.chains,p.scale is not None,n)!=want: return "its samples do not go with its settings"
-    return odd_record(self)
-
-# %% ../nbs/09_bayes.ipynb #7bdc9435
-@patch
-def _start_from(self:BayesianPMF, gibbs, s): # a `Gibbs`; a `Surface`
-    "Factors and biases of a trained model as the first state of every chain"
-    if s.vocab!=self.vocab:
-        raise SettingError("init: it was trained on other users or items than these ratings have")
-    per = 1. if s.y_range is None else (s.y_range[1]-s.y_range[0])/4   # a sigmoid's steepest slope
-    if self.likelihood=='gaussian': per = per/gibbs.scale.scale.item()
-    d = min(self.n_factors, s.user_factors.shape[1], len(s.user_factors), len(s.item_factors))
-    f,g = s.user_factors.to(self.dev),s.item_factors.to(self.dev)
-    p,sv,q = top_svd(lambda x: f@(g.T@x), lambda y: g@(f.T@y), len(g), d, gibbs.rnd)
-    both = (p*sv.sqrt(),s.user_bias),(q*sv.sqrt(),s.item_bias)
-    for side,(x,b) in zip(gibbs.sides, both):
-        side.per_chain[...,:d] = x*per**0.5
-        side.per_chain[...,-1] = (b-b[1:].mean()).to(self.dev)*per
-
 # %% ../nbs/09_bayes.ipynb #d9b848ab
-@patch
-def trace(self:BayesianPMF, name:str=None, # one of the quantities followed; all of them if `None`
-          burnt:bool=True, # without burn-in?
-         ): # (chains, sweeps); or a dict of them
-    "How quantities that do not depend on rotations went, sweep by sweep"
-    self._fitted()
-    res = {k:o[:,self.burn_in*burnt:] for k,o in self.traces.items()}
-    if name is None: return res
-    return res[check_one_of('name', name, res)]
-
 @patch
 def diagnose(self:BayesianPMF)->pd.DataFrame: # a row for each quantity: mean, sd, rhat, ess
     "Have chains found the same, and how many independent draws is each worth?"
     tell = lambda x: dict(mean=x.mean(), sd=x.std(), rhat=split_rhat(x), ess=ess(x))
     return pd.DataFrame({k:tell(x) for k,x in self.trace().items()}).T
-
-@patch
-def link_table(self:BayesianPMF, is_item:bool=True, # columns about items, or users?
-              )->pd.DataFrame: # for each column: mean and std of what a 1 in it adds to the bias
-    "What the columns of a table say about biases, on the hidden scale"
-    name = self.vocab.name(is_item)
-    if not self.columns[name]:
-        raise SettingError(f"The model was fitted without a table about {name}")
-    b = torch.cat([st['link'][int(is_item)] for st in self.posterior.samples]).cpu()
-    return pd.DataFrame(dict(mean=b.mean(0), std=b.std(0)),
-                        index=pd.Index(self.columns[name], name='column'))
 
 # %% ../nbs/09_bayes.ipynb #1ee96062
 _TIMES = dict(hour=3600, ten=600, ten_shifted=600, minute=60, minute_shifted=60)
@@ -436,7 +129,8 @@ def time_columns(
     bins = {k:((t+late[k])//s).astype('int64') for k,s in _TIMES.items()}
     return ratings.assign(date=(t//86400).astype('int64'), **bins)
 
-TIME_EFFECTS = ['date', *((name,o) for name in ('user',) for o in ('date',*_TIMES))]
+# %% ../nbs/09_bayes.ipynb #a6fae26b
+TIME_EFFECTS = ['date', *(('user',o) for o in ('date',*_TIMES))]
 ALL_INFORMATION = dict(n_factors=12, implicit=True, effects=TIME_EFFECTS)
 
 def user_table(users): # as from `movielens_users`
@@ -448,3 +142,16 @@ def item_table(movies): # as from `movielens_movies`
     "What MovieLens says of films: genres and decade"
     decade = (movies.year.fillna(movies.year.median())//10*10).clip(1920).astype(int)
     return movies[['movie','genres']].assign(decade=decade.astype('category'))
+
+# %% ../nbs/09_bayes.ipynb #cc722b60
+@patch
+def intervals(self:BayesianPMF, pairs:pd.DataFrame, # ids, called as in training; others are kept
+              level:float=0.8, # how likely the rating is to lie in the interval, at least
+              unseen:str='error', effects='auto', # see `predict`
+             )->pd.DataFrame: # a copy with `low` and `high`, levels of ratings, both inside
+    "The shortest run of neighbouring levels that holds the rating with probability `level`"
+    if not isinstance(level, Real) or not 0<level<1:
+        raise SettingError(f"level={brief(level)}: it must be between 0 and 1")
+    pairs,rows = self._asked(pairs, unseen, effects)
+    low,high = self.posterior.intervals(rows, level)
+    return pairs.assign(low=low.numpy(), high=high.numpy())

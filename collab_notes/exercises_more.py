@@ -77,6 +77,58 @@ def _(f):
 
 # %% ../nbs/library/exercises_more.ipynb #5436b737
 # exercises of 09_bayes
+def _moments(x): # draws (n, k)
+    x = torch.as_tensor(x).float()
+    return x.mean(0),x.T.cov()
+
+@exercise('09.1', "Each number is drawn given the newest value of the other one.")
+def _(f):
+    x = torch.as_tensor(f(0.8, 6000, 1)).float()
+    test_eq(tuple(x.shape), (6000,2))
+    assert torch.equal(x, torch.as_tensor(f(0.8, 6000, 1)).float()), "Same seed, same numbers."
+    mean,cov = _moments(x[20:])
+    test_close(mean, torch.zeros(2), eps=0.15)
+    test_close(cov, torch.tensor([[1,0.8],[0.8,1]]), eps=0.15)
+    near = torch.corrcoef(torch.stack([x[:-1,0], x[1:,0]]))[0,1]
+    assert abs(near-0.64) < 0.1, "Neighbouring draws should be alike, and are not, or too much."
+
+# %% ../nbs/library/exercises_more.ipynb #8e2e5ef5
+@exercise('09.2', "The prior's precision stands on the diagonal, ratings add to it.")
+def _(f):
+    V,t = torch.tensor([[1.,0.],[0.,2.],[1.,1.]]),torch.tensor([1.,-1.,0.5])
+    mean,cov = f(V, t, alpha=2., lam=3.)
+    test_close(cov@torch.tensor([[7.,2.],[2.,13.]]), torch.eye(2), eps=1e-4)
+    test_close(mean, cov@torch.tensor([3.,-3.]), eps=1e-4)
+    mean,cov = f(V[:0], t[:0], alpha=2., lam=4.)
+    test_close(mean, torch.zeros(2), eps=1e-6)
+    test_close(cov, torch.eye(2)/4, eps=1e-6)
+
+@exercise('09.3', "P = LLᵀ. Which triangular system gives noise of covariance P⁻¹?")
+def _(f):
+    P,r = torch.tensor([[4.,1.5],[1.5,1.]]),torch.tensor([2.,1.])
+    x = torch.as_tensor(f(P, r, 40_000, 0)).float()
+    test_eq(tuple(x.shape), (40_000,2))
+    mean,cov = _moments(x)
+    test_close(cov, torch.linalg.inv(P), eps=0.1)
+    test_close(mean, torch.linalg.solve(P, r), eps=0.05)
+    assert not torch.equal(x, torch.as_tensor(f(P, r, 40_000, 1)).float()), "Use the seed."
+
+# %% ../nbs/library/exercises_more.ipynb #d745be70
+@exercise('09.4', "Between which cutpoints does mu plus noise fall? The ends are infinite.")
+def _(f):
+    p = torch.as_tensor(f(0.5, [-1.,0.5,2.])).double().flatten()
+    test_eq(len(p), 4)
+    test_close(p, torch.tensor([0.0668,0.4332,0.4332,0.0668]).double(), eps=1e-3)
+    test_close(torch.as_tensor(f(9., [0.])).double().flatten(), torch.tensor([0.,1.]), eps=1e-6)
+
+@exercise('09.5', "A place is the probability below the star plus a random part of the star's own.")
+def _(f):
+    stars = torch.arange(6000).numpy()%5+1
+    flat,sure = torch.full((6000,5), 0.2).numpy(),torch.eye(5).numpy()
+    for q in (0.5,0.9):
+        test_close(f(flat, stars, q, 0), q, eps=0.03)
+        test_close(f(sure[stars-1], stars, q, 0), q, eps=0.03)
+    test_eq(float(f(sure[stars%5], stars, 0.8, 0)), 0.)   # sure of another star
 
 # %% ../nbs/library/exercises_more.ipynb #e2b7a069
 # exercises of 10_feedback
