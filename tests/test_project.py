@@ -70,13 +70,17 @@ def contents(path):
             res += [text(v) for k,v in o.get('data', {}).items() if not k.startswith('image/') and isinstance(v, (str, list))]
     return '\n'.join(res)
 
+def exercises_in(path, of='check'):
+    "Names of exercises that the code cells of a notebook hand to `of`"
+    return re.findall(rf"(?<!\w){of}\('(\d\d\.\d+)'", '\n'.join(text(c['source']) for c in cells(path, 'code')))
+
 @pytest.mark.parametrize('path', [o for o in chapters if o.stem[0].isdigit()], ids=lambda o: o.stem)
-def test_checks_of_exercises_are_run_on_a_solution(path):
-    "A check that a reader runs on an exercise stands, line for line, in a cell that runs a reference solution through it."
-    checks = [text(c['source']) for c in cells(path, 'code') if directives(c).get('eval') == 'false']
-    ran = {l.strip() for c in cells(path, 'code') if not skipped(c) for l in text(c['source']).splitlines()}
-    assert checks
-    for o in checks: assert {l.strip() for l in o.splitlines() if l.strip() and l[0] != '#'} <= ran
+def test_exercises_have_a_check_and_a_solution(path):
+    "What a lesson checks has a check, and a solution that is run through it; a lesson shows no solution, and there is none without a lesson"
+    asked,solved = exercises_in(path),exercises_in(root/'nbs'/'answers_exercises.ipynb', 'assert check')
+    there = [o for n in ('exercises','exercises_more') for o in exercises_in(root/'nbs'/'library'/f'{n}.ipynb', '@exercise')]
+    own = lambda names: {o for o in names if o.startswith(path.stem[:2]+'.')}
+    assert len(set(asked)) >= 4 and own(asked) == set(asked) == own(solved) == own(there)
 
 # the wheel
 
