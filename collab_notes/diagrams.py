@@ -253,8 +253,7 @@ def _axes(w, h, x0, y0, xlabel, ylabel):
     if 0<y0<h: yield tag('line', x1=26, x2=w-8, y1=y0, y2=y0, **look)
     yield tag('text', words=f'{xlabel} →', x=w-10, y=h-8, text_anchor='end', fill='#444')
     yield tag('text', words=f'{ylabel} →', transform='translate(16,10) rotate(-90)',
-              text_anchor='end',
-              fill='#444')
+              text_anchor='end', fill='#444')
 
 # %% ../nbs/library/diagrams.ipynb #987e40f4
 def _with_slider(picture, frames, what):
