@@ -137,7 +137,7 @@ MADE_UP = {
     'heavy head':     ('ten of 2,000 items have most ratings, and most items one or two', lambda s: made_up(s, users=600, items=2000, head=1.8)),
     'noise only':     ('nothing to learn but the mean', lambda s: made_up(s, n=3000, spread=0, factors=0, noise=0.25)),
     'ten in all':     ('ten ratings of five users', lambda s: made_up(s, n=10, users=5, items=6, head=0, per_user=0)),
-    'one user':       ('100 ratings by one user, and two by each of two others', lambda s: pd.concat([made_up(s, n=100, users=1, items=120), made_up(s+1, n=4, users=2, items=20).assign(user=list('1122'))], ignore_index=True)),
+    'one user':       ('100 ratings by one user, and two by each of two others', lambda s: pd.concat([made_up(s, n=100, users=1, items=120), made_up(s+1, n=4, users=2, items=20).assign(user=list('1122')).drop_duplicates(['user','item'])], ignore_index=True)),
     'likes only':     ('only that something was liked', likes),
 }
 
