@@ -1,0 +1,49 @@
+"""What smalldocs leaves to do: KaTeX from the site itself, pictures in files of their own, a picture's words where a screen reader finds them."""
+import base64, hashlib, re, shutil, subprocess, tarfile
+from pathlib import Path
+
+from smalldocs import layout
+
+KATEX = '0.19.1'
+_inline = re.compile(r'src="data:image/(png|jpeg|gif|svg\+xml);base64,([^"]+)"')
+
+def katex(cache):
+    "The folder of KaTeX's npm package, fetched by npm where it is not in the folder `cache` yet"
+    to = Path(cache)/f'katex-{KATEX}'
+    if not to.exists():
+        if not shutil.which('npm'): raise FileNotFoundError('npm, which fetches KaTeX: install Node.js, or unpack the package katex into ' + str(to))
+        to.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(['npm','pack','--silent',f'katex@{KATEX}'], cwd=to.parent, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(to.parent/f'katex-{KATEX}.tgz') as t: t.extractall(to.parent/'unpacked', filter='data')
+        (to.parent/'unpacked/package').rename(to)
+    return to
+
+def put_katex(package, to):
+    "Scripts, styles and those fonts that every browser takes, woff2"
+    dist,to = Path(package)/'dist',Path(to)
+    (to/'fonts').mkdir(parents=True); (to/'contrib').mkdir()
+    for o in dist.glob('fonts/*.woff2'): shutil.copy(o, to/'fonts')
+    for o in 'katex.min.js','contrib/auto-render.min.js': shutil.copy(dist/o, to/o)
+    shutil.copy(Path(package)/'LICENSE', to)
+    css = (dist/'katex.min.css').read_text(encoding='utf-8')
+    (to/'katex.min.css').write_text(re.sub(r',url\(fonts/[^)]+\.(?:woff|ttf)\) format\("[a-z]+"\)', '', css), encoding='utf-8')
+
+def finished(html, offset, out):
+    "The HTML of a page; its pictures are written into the folder `out`"
+    def own_file(m):
+        data = base64.b64decode(m[2])
+        name = f'img/{hashlib.sha256(data).hexdigest()[:16]}.{m[1].split("+")[0].replace("jpeg", "jpg")}'
+        (out/'img').mkdir(exist_ok=True)
+        (out/name).write_bytes(data)
+        return f'loading="lazy" src="{offset}{name}"'
+    html = html.replace(layout.KATEX, f'{offset}site_libs/katex')
+    html = re.sub(r'<svg alt=("[^"]*")', r'<svg role="img" aria-label=\1', html)
+    return _inline.sub(own_file, html)
+
+def finish(out, cache):
+    "Finish all pages of the site in the folder `out`"
+    out = Path(out)
+    put_katex(katex(cache), out/'site_libs/katex')
+    for o in out.rglob('*.html'):
+        offset = '../'*(len(o.relative_to(out).parts)-1)
+        o.write_text(finished(o.read_text(encoding='utf-8'), offset, out), encoding='utf-8')
