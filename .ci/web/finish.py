@@ -40,6 +40,17 @@ def finished(html, offset, out):
     html = re.sub(r'<svg alt=("[^"]*")', r'<svg role="img" aria-label=\1', html)
     return _inline.sub(own_file, html)
 
+def share_pictures(out):
+    "Markdown copies take their pictures from where the pages do"
+    for folder in [o for o in out.rglob('*_files') if o.is_dir()]:
+        md = folder.with_name(folder.name.removesuffix('_files')+'.llms.md')
+        text,up = md.read_text(encoding='utf-8'),'../'*(len(folder.relative_to(out).parts)-1)
+        for o in folder.iterdir():
+            name = f'img/{hashlib.sha256(o.read_bytes()).hexdigest()[:16]}{o.suffix}'
+            if (out/name).exists(): text = text.replace(f'{folder.name}/{o.name}', up+name); o.unlink()
+        md.write_text(text, encoding='utf-8')
+        if not any(folder.iterdir()): folder.rmdir()
+
 def finish(out, cache):
     "Finish all pages of the site in the folder `out`"
     out = Path(out)
@@ -47,3 +58,4 @@ def finish(out, cache):
     for o in out.rglob('*.html'):
         offset = '../'*(len(o.relative_to(out).parts)-1)
         o.write_text(finished(o.read_text(encoding='utf-8'), offset, out), encoding='utf-8')
+    share_pictures(out)

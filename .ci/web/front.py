@@ -40,33 +40,34 @@ def front(root, title, line, alt):
     table = '\n'.join(f'| {k} | {s:.1f} | {e:.3f} |' for k,s,e in best(root))
     door = lambda href, name, text: f'<a class="door" href="{href}"><strong>{name}</strong><span>{text}</span></a>'
     return f"""{pages.front_matter(title=title, description=line, pagetitle=title, **{'page-layout':'full', 'toc':False, 'title-block-style':'none'})}
-::: {{.front}}
+::::: {{.front}}
+:::: {{.hero}}
+::: {{.starts}}
 # {title}
 
-{line}. Give it a table of *user, item, rating*; it says what people will think of what they have not seen.
-{{.line}}
+[{line}.]{{.line}} Give it a table of *user, item, rating*: it says what people will think of what they have not seen, and why.
 
-**Read and run the book**
+Read and run the book:
 
 ```sh
 {learn}
 ```
 
-**Or train on ratings: MovieLens, or yours**
+Or train, on MovieLens or on ratings of yours:
 
 ```sh
 {use}
 ```
+:::
+
+[![{alt}](map.png)](/04_interpretation.ipynb){{title="What a model learned of films from ratings alone"}}
+::::
 
 <div class="doors">
-{door('00_data.html', 'Learn', 'Fourteen lessons, from a dot product by hand to models that are ahead of other libraries')}
+{door('00_data.html', 'Learn', 'Lessons from a dot product by hand to models that are ahead of other libraries')}
 {door('overview.html', 'Use', 'A library and a command: train, predict, recommend, explain')}
 {door('api/index.html', 'Look up', 'Every module, function and parameter, with its source')}
 </div>
-
-![{alt}](map.png){{.map}}
-
-*What a model learned of films from ratings alone, drawn by [the lesson on interpretation](/04_interpretation.ipynb).*
 
 ## Quick and near
 
@@ -79,7 +80,7 @@ Less is better. [All of it, and how](/benchmarks/results/frontier.md).
 
 [Other people's ratings](/benchmarks/results/datasets.md), [lists](/benchmarks/results/lists.md) and [25 million rows](/benchmarks/results/growth.md)
 are measured as well, beside the same libraries.
-:::
+:::::
 """
 
 def card(png, title, line):

@@ -5,6 +5,7 @@ from pathlib import Path
 from smalldocs import api
 
 PACKAGE = 'collab_notes'
+_no_type = re.compile(r'^(\| `\*{0,2}\w+` \| )None(?= \| `None`)')   # the type of a default is no type
 _cell = re.compile(r'^# %% \.\./nbs/(\S+\.ipynb) #(\w+)', re.M)
 
 def origin(obj):
@@ -35,7 +36,7 @@ def with_sources(md, mod, url=None):
     "The page of a module with a link under each heading"
     found,out = definitions(mod),[]
     for line in md.split('\n'):
-        out.append(line)
+        out.append(_no_type.sub(r'\1', line))
         if (m := re.fullmatch(r'#{2,3} .*\{#(\S+)\}', line)) and m[1] in found: out += ['', source_link(found[m[1]], url)]
     if nb := home_of(mod): out = '\n'.join(out).split('\n---\n', 1); out = [f'{out[0]}\n---\n\nMade in the notebook [`{nb}`](/{nb}).\n{out[1]}']
     return '\n'.join(out)
@@ -54,4 +55,7 @@ def write(stage, root, url=None):
         f = stage/'api'/f'{o.__name__.split(".")[1]}.qmd'
         f.write_text(with_sources(f.read_text(encoding='utf-8'), o, url), encoding='utf-8')
     (stage/'api/index.md').write_text(index(mods), encoding='utf-8')
+    symbols = stage/'_symbols.json'
+    lessons = {o.stem:f'/{o.name}' for o in stage.glob('[0-9][0-9]_*.ipynb')}
+    symbols.write_text(json.dumps(lessons | json.loads(symbols.read_text(encoding='utf-8'))), encoding='utf-8')
     return [o.__name__.split('.')[1] for o in mods]
