@@ -1,6 +1,7 @@
 """What smalldocs leaves to do: KaTeX from the site itself, pictures in files of their own, a picture's words where a screen reader finds them."""
 import base64, hashlib, re, shutil, subprocess, tarfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from smalldocs import layout
 
@@ -51,11 +52,17 @@ def share_pictures(out):
         md.write_text(text, encoding='utf-8')
         if not any(folder.iterdir()): folder.rmdir()
 
-def finish(out, cache):
-    "Finish all pages of the site in the folder `out`"
+def rooted(html, url):
+    "The page that stands for any that is missing, at whatever depth: its links start at the root of the site"
+    return html.replace('<head>', f'<head><base href="{urlsplit(url or "").path.rstrip("/")}/">', 1)
+
+def finish(out, cache, url=None):
+    "Finish all pages of the site in the folder `out`, which will be at `url`"
     out = Path(out)
     put_katex(katex(cache), out/'site_libs/katex')
     for o in out.rglob('*.html'):
         offset = '../'*(len(o.relative_to(out).parts)-1)
         o.write_text(finished(o.read_text(encoding='utf-8'), offset, out), encoding='utf-8')
+    o = out/'404.html'
+    o.write_text(rooted(o.read_text(encoding='utf-8'), url), encoding='utf-8')
     share_pictures(out)

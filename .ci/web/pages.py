@@ -81,7 +81,7 @@ def option(line):
     k,_,v = line[2:].strip().partition(':')
     try: value = yaml.safe_load(v)
     except yaml.YAMLError: value = v.strip()
-    return k.strip(), v.strip() if isinstance(value, dict) else value
+    return k.strip(), (v.strip() or None) if value is None or isinstance(value, dict) else value
 
 def options(code):
     "The `#|` options of a cell, and its code"
@@ -115,7 +115,7 @@ def notebook(nb, text=str):
     "A notebook as a page: `text` rewrites Markdown"
     first = next(i for i,o in enumerate(nb['cells']) if o['cell_type']=='markdown')
     title,description,rest = titled(source(nb['cells'][first]))
-    cells = [dict(cell_type='raw', metadata={}, source=front_matter(title=title, description=description))]
+    cells = [dict(cell_type='raw', metadata={}, source=front_matter(title=title, **(dict(description=description) if description else {})))]
     if rest: cells.append(dict(cell_type='markdown', metadata={}, source=text(rest)))
     for o in nb['cells'][:first]+nb['cells'][first+1:]:
         if o['cell_type']=='markdown': o = o | dict(source=text(source(o)))

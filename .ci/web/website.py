@@ -1,10 +1,10 @@
-"""Builds the site:  python .ci/web/build.py [--out _site] [--url https://…]
+"""Builds the site:  python .ci/web/website.py [--out _site] [--url https://…]
 
 nbdev hides and cleans cells, smalldocs makes pages of them from the plan in nbs/_quarto.yml, and a few lines here add what these two leave to do.
 A broken link, anything that would be loaded from elsewhere, a picture without words or a notebook that the plan forgets ends the build.
 Needs the extra `docs`, Python 3.11, and npm the first time, for KaTeX.
 """
-import argparse, json, os, re, shutil, sys, tempfile, time
+import argparse, json, os, shutil, sys, tempfile, time, warnings
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -15,6 +15,8 @@ sys.path.append(str(HERE.parent))
 
 import yaml
 import pages
+
+warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
 
 ALSO = 'CONTRIBUTING.md','CHANGELOG.md','LICENSE','benchmarks/README.md'   # on the site even if no page links to them
 
@@ -107,7 +109,7 @@ def build(out, url=None):
         site = Site(load(tmp), quiet=True)
         site.out = Path(out).resolve()
         site.build()
-    finish.finish(site.out, ROOT/'.cache')
+    finish.finish(site.out, ROOT/'.cache', url)
     return list(site.warnings)+check.problems(site.out)
 
 def main(args=None):
