@@ -174,6 +174,20 @@ def test_words_can_be_read(chromium, address, scheme):
     for o in 'index','01_latent_factors','03_weight_decay','04_interpretation','09_bayes','overview','api/lists','api/index','library/tables','benchmarks/results/frontier','benchmarks/train.py','CHANGELOG','404':
         if less := tab.go(f'{o}.html').evaluate(CONTRAST): found[o] = less
     assert found=={}
+    page = tab.go('01_latent_factors.html')
+    page.add_style_tag(content='main p { color: #888 !important; background: #777 }')
+    assert any(k.startswith('P.') for k in page.evaluate(CONTRAST))   # it would be seen
+
+def test_a_line_of_code_has_room(tab):
+    "100 characters, in one line, at 1280 pixels; a longer line is wrapped, and on a phone code scrolls in its own box"
+    page = tab.go('library/tables.html')
+    room = """() => { const c = document.querySelector('pre.sourceCode code'), p = getComputedStyle(c.parentElement), s = document.createElement('span');
+      s.textContent = 'x'.repeat(100); s.style.whiteSpace = 'pre'; c.append(s); const w = s.getBoundingClientRect().width; s.remove();
+      return [w, c.parentElement.clientWidth-parseFloat(p.paddingLeft)-parseFloat(p.paddingRight), p.whiteSpace] }"""
+    w,has,space = page.evaluate(room)
+    assert w <= has and w*.62/.602 <= has and space=='pre-wrap'   # letters of .62 em, the widest among the fonts, fit as well
+    page.set_viewport_size(NARROW)
+    assert page.evaluate(room)[2]=='pre'
 
 def test_machines_find_words():
     llms = (out/'llms.txt').read_text(encoding='utf-8')
