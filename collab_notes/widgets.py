@@ -144,9 +144,9 @@ slider.oninput = show;
 show();"""
 
 def _pixels(v, low, high, start, end):
-    "Numbers from `low` to `high` as pixels from `start` to `end`; what is beyond stays near"
+    "Numbers from `low` to `high` as pixels from `start` to `end`; what is beyond is at the edge"
     p = start+(np.asarray(v, float)-low)/(high-low)*(end-start)
-    return np.clip(p, min(start, end)-60, max(start, end)+60).round().astype(int)
+    return np.clip(p, min(start, end), max(start, end)).round().astype(int)
 
 # %% ../nbs/library/widgets.ipynb #dc45258c
 def _axis(x, y, w, h, title, across):
@@ -177,10 +177,9 @@ def _curves(train, valid, sweep):
                for w in sweep.weights]
     x = _pixels(grid, -1, 1, 20, 340).tolist()
     parts = [*_axis(20, 30, 320, 250, 'A curve with 12 weights and a constant', 'x'),
-             *_dots(place(valid), '#999', 'none', ('to judge by', (190,266))),
-             *_dots(place(train), COLORS[0], COLORS[0], ('to learn from', (40,266))),
-             tag('g', _line(x, heights[0], COLORS[1], **{'class':'curve'}),
-                 clip_path='inset(0)')]
+             *_dots(place(valid), '#999', 'none', ('to judge by', (200,325))),
+             *_dots(place(train), COLORS[0], COLORS[0], ('to learn from', (60,325))),
+             _line(x, heights[0], COLORS[1], **{'class':'curve'})]
     return parts,x,heights
 
 # %% ../nbs/library/widgets.ipynb #8d7608a7
@@ -191,18 +190,18 @@ def _losses(sweep):
     lines = [_pixels(sweep[k].clip(upper=top), 0, top*1.08, 280, 30) for k in ('train','valid')]
     parts = [*_axis(380, 30, 290, 250, 'Loss (MSE)', 'wd, from little to much'),
              _line(x, lines[0], COLORS[0]), _line(x, lines[1], '#999')]
-    for c,y,name,ny in zip((COLORS[0],'#777'), lines, ('training','validation'), (266,250)):
+    for c,y,name,nx in zip((COLORS[0],'#666'), lines, ('training','validation'), (440,540)):
         parts.append(tag('circle', cx=x[0], cy=y[0], r=5, fill=c, **{'class':'at'}))
-        parts.append(tag('text', words=name, x=655, y=ny, text_anchor='end', fill=c))
+        parts.append(tag('text', words=name, x=nx, y=325, fill=c))
     return parts,np.stack([x, *lines], 1).tolist()
 
 # %% ../nbs/library/widgets.ipynb #29edb0be
 def decay_slider(train, valid, # (x, y): points to learn from, points to judge by; x from -1 to 1
-                 decays=DECAYS, # amounts of decay, 0 excluded: they are spaced by powers of ten
+                 decays=None, # amounts above 0, spaced by powers of ten (default: `DECAYS`)
                  degree:int=12, # of the polynomial
                 )->Moving: # HTML
     "A curve fitted to points, with its losses, for each amount of decay; a slider chooses"
-    decays = np.sort(np.asarray(decays, float))
+    decays = np.sort(np.asarray(DECAYS if decays is None else decays, float))
     if len(decays)<2 or not decays[0]>0: raise SettingError('decays: two or more, each above 0')
     sweep = decay_sweep(train, valid, decays, degree)
     left,x,heights = _curves(train, valid, sweep)
@@ -212,4 +211,4 @@ def decay_slider(train, valid, # (x, y): points to learn from, points to judge b
     alt = 'Points and a curve through them; beside it training and validation loss by decay'
     slider = range_input('weight decay', 0, 0, len(decays)-1, 1, words[0])
     steps = [dict(curve=c, at=a, words=t) for c,a,t in zip(heights, at, words)]
-    return scripted(svg(690, 310, alt, [*left, *right])+slider, dict(x=x, steps=steps), _DECAY)
+    return scripted(svg(690, 335, alt, [*left, *right])+slider, dict(x=x, steps=steps), _DECAY)

@@ -189,6 +189,57 @@ def test_a_line_of_code_has_room(tab):
     page.set_viewport_size(NARROW)
     assert page.evaluate(room)[2]=='pre'
 
+# what moves
+
+def moved(page, slider, value):
+    "Move a slider as a hand does: the page hears of it"
+    slider.evaluate("(o, v) => { o.value = v; o.dispatchEvent(new Event('input', {bubbles: true})) }", str(value))
+
+def test_taste_sliders(tab):
+    "The films are in the order of the dot products, whatever the taste, and say them"
+    page = tab.go('01_latent_factors.html')
+    widget = page.locator('.widget:has(table)')
+    assert widget.count()==1 and len(widget.evaluate('o => o.outerHTML')) < 60_000
+    sliders,number = widget.locator('input'),lambda o: float(o.replace('−', '-'))
+    orders = set()
+    for taste in (0.9,0.8,-0.6),(0,1,0),(0,0,1),(-1,0.5,-0.25),(0,0,0):
+        for n,x in enumerate(taste): moved(page, sliders.nth(n), x)
+        rows = [row.locator('th, td').all_inner_texts() for row in widget.locator('tbody tr').all()]
+        dots = [sum(number(o)*x for o,x in zip(r[1:4], taste)) for r in rows]
+        assert dots==sorted(dots, reverse=True) and all(abs(number(r[-1])-d)<.006 for r,d in zip(rows, dots))
+        assert [number(o) for o in widget.locator('label output').all_inner_texts()]==[round(o, 2) for o in taste]
+        orders.add(rows[0][0])
+    assert len(rows)==6 and {'Terminator 2','Casablanca','The Last Skywalker'} <= orders
+
+def test_decay_slider(tab):
+    "The curve and the losses are those of the sweep, at each place of the slider"
+    import numpy as np
+    from collab_notes.widgets import DECAYS, decay_sweep
+    rng = np.random.default_rng(24)
+    x = rng.uniform(-1, 1, 60)
+    y = np.sin(3*x) + rng.normal(0, 0.3, 60)
+    sweep = decay_sweep((x[:15],y[:15]), (x[15:],y[15:]), DECAYS)
+    page = tab.go('03_weight_decay.html')
+    widget = page.locator('.widget:has(.curve)')
+    assert widget.count()==1 and len(widget.evaluate('o => o.outerHTML')) < 60_000
+    curves = set()
+    for n in 0,10,int(sweep.valid.idxmin()),len(DECAYS)-1:
+        moved(page, widget.locator('input'), n)
+        words = widget.locator('output').inner_text()
+        assert f'training loss {sweep.train[n]:.3f}' in words and f'validation loss {sweep.valid[n]:.3f}' in words
+        curves.add(widget.locator('.curve').get_attribute('d'))
+    assert len(curves)==4
+
+def test_moving_points(tab):
+    page = tab.go('01_latent_factors.html')
+    widget = page.locator('[class^=moving]')
+    at = lambda: widget.locator('.point').first.get_attribute('style')
+    last = at()
+    moved(page, widget.locator('input'), 0)
+    assert at()!=last and widget.locator('output').inner_text().endswith(' 0')
+    widget.locator('button').click()
+    page.wait_for_function("document.querySelector('[class^=moving] input').value > 0")
+
 def test_machines_find_words():
     llms = (out/'llms.txt').read_text(encoding='utf-8')
     for o in all_pages(): assert o.replace('.html', '.llms.md') in llms, o
