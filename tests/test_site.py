@@ -42,6 +42,19 @@ def test_every_notebook_has_a_title_for_its_page():
         title,line,_ = pages.titled(pages.source(next(x for x in cells if x['cell_type']=='markdown')))
         assert title and '\n' not in title+line, o.name
 
+def test_options_are_yaml_in_the_notebooks_too():
+    "Quarto stops at an option that is none: words with a colon in them stand in quotes"
+    for o in (root/'nbs').rglob('*.ipynb'):
+        for c in json.loads(o.read_text(encoding='utf-8'))['cells']:
+            for line in pages.source(c).split('\n') if c['cell_type']=='code' else []:
+                if line.startswith('#|') and ':' in line: assert not isinstance(list(yaml.safe_load(line[2:]).values())[0], dict), (o.name, line)
+
+def test_nbdev_can_name_all_that_is_exported():
+    "`nbdev-proc-nbs` asks for what a method is added to by its name: a union of classes has names, a tuple of them has none"
+    from collab_notes._modidx import d
+    names = [k for o in d['syms'].values() for k in o]
+    assert len(names)>500 and all(o.replace('.', '').replace('_', 'a').isalnum() for o in names)
+
 # links
 
 @pytest.fixture

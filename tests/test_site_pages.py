@@ -133,6 +133,19 @@ def test_doors(tab):
         page.wait_for_load_state()
         assert h1 in page.inner_text('h1.title')
 
+def test_on_a_phone_plan_and_search_open(chromium, address):
+    tab = Tab(chromium, address, viewport=NARROW)
+    page = tab.go('01_latent_factors.html')
+    page.click('.quarto-btn-toggle')
+    page.wait_for_selector('#quarto-sidebar.show')
+    page.locator('#quarto-sidebar a', has_text='02 ').click()
+    page.wait_for_load_state()
+    assert '02_from_scratch' in page.url
+    page.click('.navbar-toggler')
+    page.locator('.smalldocs-search input').fill('weight decay')
+    page.wait_for_selector('.search-result')
+    assert tab.wrong==[]
+
 def test_no_such_page(chromium, address):
     tab = Tab(chromium, address)
     page = tab.go('library/deeper/none.html')

@@ -1,5 +1,5 @@
 """The front page and the card that is shown where somebody links to it, from what the project has measured and drawn."""
-import base64, io, json, re
+import base64, io, json
 from pathlib import Path
 
 import pages
@@ -11,8 +11,8 @@ def picture(root, nb, words):
     found = []
     for o in json.loads((root/nb).read_text(encoding='utf-8'))['cells']:
         if o['cell_type']!='code': continue
-        alt = re.match(r'(?:#\|.*\n)*?#\| fig-alt: (.*)', pages.source(o))
-        if alt and alt[1].startswith(words): found += [(base64.b64decode(x['data']['image/png']), alt[1]) for x in o['outputs'] if 'image/png' in x.get('data', {})]
+        alt = str(pages.options(pages.source(o))[0].get('fig-alt', ''))
+        if alt.startswith(words): found += [(base64.b64decode(x['data']['image/png']), alt) for x in o['outputs'] if 'image/png' in x.get('data', {})]
     if len(found)!=1: raise ValueError(f'{nb} has {len(found)} pictures whose words begin with {words!r}')
     return found[0]
 

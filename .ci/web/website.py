@@ -95,8 +95,8 @@ def lay_out(folder, url):
     stage.write('map.png', png); stage.write('card.png', front.card(png, info['lib_name'], info['description']))
     stage.write('dark.css', dark()); stage.write('robots.txt', 'User-agent: *\nAllow: /\n')
     for o in 'book.css','favicon.svg','404.md': shutil.copy(HERE/o, folder)
-    shown = sorted(o.relative_to(folder).as_posix() for o in (folder/'benchmarks').rglob('*.md'))
-    cfg = config(modules, [o for o in shown if o!='benchmarks/index.md'], url, info['version'])
+    results = [dict(text=o.stem, href=o.relative_to(ROOT).as_posix()) for o in sorted((ROOT/'benchmarks/results').glob('*.md'))]
+    cfg = config(modules, results, url, info['version'])
     stage.write('_quarto.yml', yaml.safe_dump(cfg, allow_unicode=True, sort_keys=False))
 
 def build(out, url=None):
