@@ -89,6 +89,11 @@ def test_what_is_linked_becomes_part_of_the_site(stage):
 
 # the plan and the front
 
+def test_what_is_wrong_ends_the_build(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(website, 'build', lambda out, url=None: ['index.html: no such page: x'])
+    with pytest.raises(SystemExit, match='1 things'): website.main(['--out', str(tmp_path)])
+    assert 'no such page: x' in capsys.readouterr().err
+
 def test_every_notebook_stands_in_the_plan(): website.check_plan(website.plan())
 
 def test_the_plan_must_not_forget_a_notebook():
@@ -141,6 +146,13 @@ def test_finished(tmp_path):
     file, = (tmp_path/'img').iterdir()
     assert html==f'<script src="../site_libs/katex/katex.min.js"></script><img alt="a" loading="lazy" src="../img/{file.name}"><svg role="img" aria-label="b">' and file.read_bytes()==b'dots'
     assert '<base href="/notes/">' in finish.rooted('<head>', 'https://a.b/notes/') and '<base href="/">' in finish.rooted('<head>', None)
+
+def test_a_copy_for_machines():
+    finish = made_with_smalldocs('finish')
+    md = '<div class="a">\n\n## x {#x}\n\n[[source](/01_a.ipynb#c-1)]{.source-link}\n\n</div>\n[`b`](/api/b.qmd) ![p](/p.png)\n<style>\nx\n</style>\n```\n[x](/01_a.ipynb) <div>\n```\n'
+    assert finish.for_machines(md, '../')=='## x\n\n[source](../01_a.llms.md#c-1)\n\n[`b`](../api/b.llms.md) ![p](../p.png)\n\n```\n[x](/01_a.ipynb) <div>\n```\n'
+    shown = finish.plain_output(lambda out, *args: sorted(out['data']))
+    assert shown(dict(data={'text/html':'<table>', 'text/plain':'a b'}))==['text/plain'] and shown(dict(data={'text/html':'<table>', 'text/plain':['<IPython.HTML>']}))==['text/html','text/plain']
 
 def test_a_definition_leads_to_its_cell():
     reference = made_with_smalldocs('reference')

@@ -1,5 +1,5 @@
 """All pages of the built site, opened in Chromium: `python .ci/web/website.py && COLLAB_NOTES_BROWSER=$(.ci/browser.sh) pytest -m browser -n 0 tests/test_site_pages.py`"""
-import functools, http.server, os, shutil, threading
+import functools, http.server, os, re, shutil, threading
 from pathlib import Path
 
 import pytest
@@ -254,10 +254,17 @@ def test_moving_points(tab):
     page.wait_for_function("document.querySelector('[class^=moving] input').value > 0")
 
 def test_machines_find_words():
-    llms = (out/'llms.txt').read_text(encoding='utf-8')
+    "Each page is Markdown, too, without what only a browser needs, and its links lead somewhere"
+    llms,broken = (out/'llms.txt').read_text(encoding='utf-8'),[]
     for o in all_pages(): assert o.replace('.html', '.llms.md') in llms, o
+    for f in out.rglob('*.llms.md'):
+        md = re.sub(r'^(`{3,}).*?^\1|`[^`\n]+`|^ {4}.*?$', '', f.read_text(encoding='utf-8'), flags=re.M|re.S)
+        assert not re.search(r'<script|<style|</?div|\{#|\{\.', md), f.name
+        for l in re.findall(r'\]\(([^)\s]+)\)', md):
+            if not re.match(r'[a-z]+:|#', l) and not (f.parent/l.split('#')[0]).is_file(): broken.append((f.name, l))
+    assert broken==[]
     md = (out/'03_weight_decay.llms.md').read_text(encoding='utf-8')
-    assert md.startswith('# ') and 'def fit(' in md and '<div' not in md.split('```')[0] and (out/'img').is_dir()
+    assert md.startswith('# ') and 'def fit(' in md
 
 def test_card_and_icon():
     assert (out/'card.png').read_bytes().startswith(b'\x89PNG') and (out/'favicon.svg').stat().st_size < 2000

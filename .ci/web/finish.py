@@ -3,7 +3,9 @@ import base64, hashlib, re, shutil, subprocess, tarfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from smalldocs import layout
+from smalldocs import layout, llms
+
+import pages
 
 KATEX = '0.19.1'
 _inline = re.compile(r'src="data:image/(png|jpeg|gif|svg\+xml);base64,([^"]+)"')
@@ -41,6 +43,30 @@ def finished(html, offset, out):
     html = re.sub(r'<svg alt=("[^"]*")', r'<svg role="img" aria-label=\1', html)
     return _inline.sub(own_file, html)
 
+def plain_output(made=llms.output):
+    "An output in a Markdown copy: its text, if it says anything; HTML only for the sake of a table"
+    def output(out, *args):
+        data = out.get('data') or {}
+        plain = ''.join(data.get('text/plain', ''))
+        if plain and (not plain.startswith('<') or '<table' not in ''.join(data.get('text/html', ''))): out = out | dict(data={k:v for k,v in data.items() if k!='text/html'})
+        return made(out, *args)
+    return output
+llms.output = plain_output()
+
+def for_machines(md, up):
+    "A Markdown copy in plain Markdown; `up` leads to the root of the site"
+    def plain(s):
+        s = re.sub(r'<(script|style)\b.*?</\1>', '', s, flags=re.S)
+        s = re.sub(r'</?div[^>]*>\n*', '', s)
+        s = re.sub(r'^(#+ .*?) *\{#[^}]*\}$', r'\1', s, flags=re.M)
+        s = re.sub(r'^\[(.*)\]\{\.source-link\}$', r'\1', s, flags=re.M)
+        s = re.sub(r'</?span[^>]*>', '', s)
+        s = re.sub(r'\]\(/([^)\s#]+)\.(?:ipynb|qmd|md)(?=[)#])', rf']({up}\1.llms.md', s)
+        return re.sub(r'\]\(/', f']({up}', s)
+    title = md.split('\n', 1)[0]
+    md = md[:len(title)]+md[len(title):].replace(f'\n{title}\n', '\n', 1)   # said once
+    return pages.outside_code(md, plain)
+
 def share_pictures(out):
     "Markdown copies take their pictures from where the pages do"
     for folder in [o for o in out.rglob('*_files') if o.is_dir()]:
@@ -66,3 +92,6 @@ def finish(out, cache, url=None):
     o = out/'404.html'
     o.write_text(rooted(o.read_text(encoding='utf-8'), url), encoding='utf-8')
     share_pictures(out)
+    for o in out.rglob('*.llms.md'):
+        up = '../'*(len(o.relative_to(out).parts)-1)
+        o.write_text(for_machines(o.read_text(encoding='utf-8'), up), encoding='utf-8')

@@ -18,6 +18,11 @@ _link = re.compile(r'(?<=\]\()<?([^)\s>]+)>?(?=\)|\s+")')
 _badge = re.compile(r'\[!\[([^\]]*)\]\(https?://[^)]*\)\](?=\()')   # a picture from elsewhere that is a link
 _code = re.compile(r'(^ {0,3}(`{3,}|~{3,}).*?^ {0,3}\2`*~*[ \t]*$|`[^`\n]+`)', re.S|re.M)
 
+def outside_code(md, f):
+    "Markdown with `f` applied to all that is not code"
+    parts = _code.split(md)   # text, code, its fence, text, …
+    return ''.join(f(o) if i%3==0 else o for i,o in enumerate(parts) if i%3<2)
+
 def home(repo_path):
     "Where on the site a file of the repository goes"
     if repo_path in MOVED: return MOVED[repo_path]
@@ -43,8 +48,7 @@ class Stage:
     def text(self, md, page):
         "Markdown with its links rewritten, code left alone; badges become plain links"
         def plain(s): return _link.sub(lambda m: self.linked(m[1], page), _badge.sub(r'[\1]', s))
-        parts = _code.split(md)   # text, code, its fence, text, …
-        return ''.join(plain(o) if i%3==0 else o for i,o in enumerate(parts) if i%3<2)
+        return outside_code(md, plain)
 
     def add(self, repo_path):
         "See to it that a file of the repository is on the site"

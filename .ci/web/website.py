@@ -103,7 +103,7 @@ def build(out, url=None):
     "Build the site into the folder `out`; what is wrong with it"
     from smalldocs.config import load
     from smalldocs.site import Site
-    import check, finish
+    import check, finish   # which has a word in how smalldocs writes Markdown copies
     with tempfile.TemporaryDirectory() as tmp:
         lay_out(Path(tmp), url)
         site = Site(load(tmp), quiet=True)
