@@ -156,7 +156,8 @@ def test_a_copy_for_machines():
 
 def test_a_definition_leads_to_its_cell():
     reference = made_with_smalldocs('reference')
-    from collab_notes import explain, interpret, lists, ridge
+    from collab_notes import interpret, lists, ridge
+    import collab_notes.explain   # adds methods to the models of others
     nb,id = reference.origin(lists.recommend)
     assert nb=='07_lists.ipynb' and 'def recommend' in next(pages.source(o) for o in json.loads((root/'nbs'/nb).read_text())['cells'] if o['id']==id)
     assert reference.origin(ridge.ItemRidge.reasons)[0]=='11_reasons.ipynb'   # a method that another notebook has added

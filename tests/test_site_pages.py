@@ -62,12 +62,14 @@ def tab(chromium, address):
     o.page.context.close()
     assert o.wrong==[]
 
+def lines(found): return '\n'+'\n'.join(f'{k}: {v}' for k,v in found.items())
+
 def all_pages(): return sorted(o.relative_to(out).as_posix() for o in out.rglob('*.html') if o.name!='404.html')
 
 LOOK = """() => { const many = (q) => [...document.querySelectorAll(q)], d = document.documentElement, seen = (o) => o.checkVisibility();
   return {page: d.scrollWidth-d.clientWidth, code: many('pre.sourceCode, pre.sourceCode code').filter(seen).filter(o => o.scrollWidth>o.clientWidth+1).map(o => o.innerText.slice(0,60)),
     formulas: many('span.math').length, typeset: many('span.math .katex').length, bad: many('.katex-error').length,
-    out: many('main pre:not(.sourceCode), main table, main img, main svg').filter(seen).filter(o => { let r = o.getBoundingClientRect(), p = o.parentElement;
+    out: many('main *').filter(o => /^(PRE|TABLE|IMG|svg)$/.test(o.tagName) || [...o.childNodes].some(t => t.nodeType==3 && t.textContent.trim())).filter(o => !o.closest('pre.sourceCode, svg *, .katex-mathml') && seen(o)).filter(o => { let r = o.getBoundingClientRect(), p = o.parentElement;
       for (; p && p.tagName!='MAIN'; p = p.parentElement) if (/auto|scroll/.test(getComputedStyle(p).overflowX)) return false;
       return r.right>d.clientWidth+1 && !/auto|scroll/.test(getComputedStyle(o).overflowX) }).map(o => o.outerHTML.slice(0,80))} }"""
 
@@ -86,7 +88,8 @@ def test_every_page(chromium, address):
         formulas += o['formulas']
         says += tab.wrong; tab.wrong.clear()
         if says: found[name] = says
-    assert found=={} and formulas>100 and len(all_pages())>150
+    assert not found, lines(found)
+    assert formulas>100 and len(all_pages())>150
 
 def test_pictures_are_there(tab):
     page = tab.go('04_interpretation.html')
@@ -186,7 +189,7 @@ def test_words_can_be_read(chromium, address, scheme):
     tab,found = Tab(chromium, address, color_scheme=scheme),{}
     for o in 'index','01_latent_factors','03_weight_decay','04_interpretation','09_bayes','overview','api/lists','api/index','library/tables','benchmarks/results/frontier','benchmarks/train.py','CHANGELOG','404':
         if less := tab.go(f'{o}.html').evaluate(CONTRAST): found[o] = less
-    assert found=={}
+    assert not found, lines(found)
     page = tab.go('01_latent_factors.html')
     page.add_style_tag(content='main p { color: #888 !important; background: #777 }')
     assert any(k.startswith('P.') for k in page.evaluate(CONTRAST))   # it would be seen

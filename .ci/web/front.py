@@ -1,6 +1,5 @@
 """The front page and the card that is shown where somebody links to it, from what the project has measured and drawn."""
 import base64, io, json
-from pathlib import Path
 
 import pages
 
