@@ -90,7 +90,7 @@ def reasons(self:EASE, user:int, item:int)->Reasons:
     return Reasons(j, adds, score, adds.sum().item())
 
 @patch
-def reasons(self:(ItemRidge,ImplicitALS), user:int, item:int)->Reasons:
+def reasons(self:ItemRidge|ImplicitALS, user:int, item:int)->Reasons:
     "What each choice adds, how it was liked and its facts included; nothing is left over"
     j,y = self.history.of_row(user)
     adds = self.parts_of(j, y, item)
