@@ -192,17 +192,18 @@ def allowed(self:Guide, circle:str='known', # of `CIRCLES`
     if circle not in CIRCLES: raise SettingError(f"There is no circle {readable(circle, 20)!r}")
     return _make() if want else self.once(f'allowed {circle}', _make)
 
-# %% ../nbs/library/guide.ipynb #8722a73f
+# %% ../nbs/library/guide.ipynb #1463c210
 # row of an item; what is said of it; the interval in which four of five ratings are expected (or
 # `None`); how many training ratings it has (or `None`)
 Pick = namedtuple('Pick', 'row score low high count')
 
-def _spread(g, who):
-    "Variance of a rating around its prediction, for each item; `None` where nothing is known"
+@patch
+def spread(self:Guide, who): # a `Newcomer` → (n_items,), or `None`
+    "Standard deviation of a rating around its prediction, where it is known"
     f = who.folded
-    if f.sd is None or not g.model.rates: return None
+    if f.sd is None or not self.model.rates: return None
     prior = f.row.get('prior')
-    noise = prior.noise if prior is not None else noise_of(g.model)
+    noise = prior.noise if prior is not None else noise_of(self.model)
     return (f.sd.double()**2+noise).sqrt()
 
 @patch
@@ -229,7 +230,7 @@ def best(self:Guide, who, # a `Newcomer`
     x = torch.where(self.allowed(circle, want), scores.double(), -torch.inf)
     x[[*who.rated, *hidden, 0]] = -torch.inf
     v,i = stable_topk(x[None], min(n, len(x)))
-    return self.picks_of(i[0][v[0]>-torch.inf], scores, _spread(self, who))
+    return self.picks_of(i[0][v[0]>-torch.inf], scores, self.spread(who))
 
 # %% ../nbs/library/guide.ipynb #ad92b1c0
 @patch

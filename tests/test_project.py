@@ -23,7 +23,7 @@ expected = ('index answers answers_exercises 00_data 01_latent_factors 02_from_s
             'kept layout loaders lookups loops matrix movielens newcomers options overall plaintext plots posterior '
             'prior_test priors protocol questions quick reading ridge rowfit sampled sampler shapes shares shrink side '
             'sizes splits start streams suite surface tables topn unknown unrated vocab '
-            'api app finding guard guide pages portrait swap visitors').split()
+            'api app finding guard guide pages portrait serving swap views visitors').split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)
 _cfg.read(root/'settings.ini', encoding='utf-8')
@@ -201,7 +201,7 @@ def default_exp(path):
 
 def ours(names): return {o.split('.')[1] for o in names if o.startswith('collab_notes.')} - {''}
 
-serve_people = {'__main__','cli','console','matrix','guide','portrait','api','pages','swap','app'}   # and so may import anything
+serve_people = {'__main__','cli','console','matrix','guide','portrait','api','pages','swap','views','app','serving'}   # and so may import anything
 
 def test_modules_import_only_those_before_them():
     "A library module imports library modules, a chapter's module these and those of chapters that the reader has met."
