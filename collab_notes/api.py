@@ -7,7 +7,7 @@ __all__ = ['MOST_N', 'MOST_RATED', 'BODIES', 'ANSWERS', 'RESULTS', 'REFUSALS', '
            'user_row', 'recommend', 'predict', 'new_user', 'alike', 'why', 'status_of', 'told', 'body_of', 'routes',
            'openapi']
 
-# %% ../nbs/library/api.ipynb #74a21c5d
+# %% ../nbs/library/api.ipynb #94b66586
 import json
 from math import isfinite
 
@@ -18,7 +18,6 @@ import collab_notes
 from .errors import (
     CollabError, RatingsError, SettingError, UnseenIdError, UnsupportedError)
 from .guide import CIRCLES, key_of
-from .interpret import similar
 import collab_notes.portrait   # what a guide can say, beside the list
 
 # %% ../nbs/library/api.ipynb #265c6aaa
@@ -159,14 +158,11 @@ def new_user(g, body):
     return dict(rests_on=who.rung, notes=list(who.notes), items=_top(g, who, body.get('n', 10)),
                 ask=[g.texts[o] for o in rows], because=because)
 
-# %% ../nbs/library/api.ipynb #f2fdce8a
+# %% ../nbs/library/api.ipynb #42ec650b
 def alike(g, body):
     "Items that the model takes to be most like one"
-    row,m = item_row(g, body['item']),g.model
-    df = similar(m, m.vocab.ids([row]).item(), body.get('n', 10), min_ratings=0 if g.counts is None
-                 or g.counts[row]==0 else None)
-    near = zip(df['item'], df['similarity'].tolist())
-    return dict(items=[dict(item=str(i), similarity=_finite(x)) for i,x in near])
+    near = zip(*g.neighbours(item_row(g, body['item']), body.get('n', 10)))
+    return dict(items=[dict(item=g.texts[r], similarity=_finite(x)) for r,x in near])
 
 def why(g, body):
     "Which ratings moved the prediction of an item, most first"

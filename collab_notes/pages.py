@@ -8,20 +8,20 @@ __all__ = ['HALF', 'State', 'CONFIG', 'as_text', 'is_stars', 'rater', 'state_of'
            'filter_form', 'map_dots', 'map_part', 'likes_part', 'list_part', 'differs_part', 'page', 'top', 'bottom',
            'message', 'live']
 
-# %% ../nbs/library/pages.ipynb #86c11654
+# %% ../nbs/library/pages.ipynb #2f0aaa1a
 import json
 from collections import namedtuple
 from functools import lru_cache, partial
 from urllib.parse import urlencode
 
 from fastcore.xml import (
-    A, B, Body, Button, Details, Div, Footer, Form, H3, Head, Header, Html, I, Input, Label, Li,
-    Link, Meta, Nav, NotStr, Ol, Option, P, Script, Section, Select, Small, Span, Strong, Summary,
-    Title, Ul, ft, to_xml)
+    A, B, Body, Button, Details, Div, Fieldset, Footer, Form, H3, Head, Header, Html, I, Input,
+    Label, Li, Link, Meta, Nav, NotStr, Ol, Option, P, Script, Section, Select, Small, Span, Strong,
+    Summary, Title, Ul, ft, to_xml)
 
-from .guide import CIRCLES
+from .guide import CIRCLES, readable
 
-# %% ../nbs/library/pages.ipynb #76e2b563
+# %% ../nbs/library/pages.ipynb #70360e19
 HALF = {0.5:'½', 0.25:'¼', 0.75:'¾'}
 
 def as_text(y:float)->str: # a rating
@@ -57,8 +57,8 @@ def rater(scale, key:str, title:str, # a `Scale`; of an item
         return NotStr(to_xml(Div(res, cls='like'), indent=False))
     if scale.kind=='levels':
         kind = 'stars' if is_stars(scale) else 'steps'
-        res = Div(*_steps(scale, key, title, now), cls=kind, role='group',
-                  aria_label=f'Rate {title}', data_rated='' if now is None else f'{now:g}')
+        res = Fieldset(*_steps(scale, key, title, now), cls=kind,
+                       aria_label=f'Rate {title}')
         return NotStr(to_xml(res, indent=False))
     span = '' if scale.low is None else f', from {scale.low:g} to {scale.high:g}'
     number = Input(type='number', name=f'y {key}', step='any', min=scale.low, max=scale.high,
@@ -96,7 +96,7 @@ def as_query(state:State, guide)->dict: # the reverse of `state_of`
         else: res |= {f'{o}{at[f]}':f'{y:g}' for o,y in zip(('from','to'), v) if y is not None}
     return res
 
-# %% ../nbs/library/pages.ipynb #df50d328
+# %% ../nbs/library/pages.ipynb #260ee4d4
 def hidden(**kwargs): # name → value
     "Fields that a form brings along"
     return [Input(type='hidden', name=k, value=v) for k,v in kwargs.items()]
@@ -122,7 +122,8 @@ def search_form(g, state:State):
                   placeholder='Type a title, typos forgiven', hx_get='/find', hx_target='#found',
                   hx_swap='outerHTML', hx_trigger='input changed delay:100ms, search')
     label = Label('Find something to rate', field, _for='q')
-    return Form(label, *rest, Button('Find', cls='plain'), method='get', action='/', role='search')
+    form = Form(label, *rest, Button('Find', cls='plain'), method='get', action='/', cls='find')
+    return ft('search', form)
 
 def found_part(g, state:State, rows, rated): # a `Guide`; rows of items; key → rating
     "What a search has found"
@@ -238,14 +239,30 @@ def filter_form(state:State):
     own = hidden(q=state.q) if state.q else []
     return Form(*own, id='filter', method='get', action='/')
 
-# %% ../nbs/library/pages.ipynb #02ce78ec
+# %% ../nbs/library/pages.ipynb #44881ac3
 def _spot(xy): return f'{xy[0]:.3f}',f'{-xy[1]:.3f}'
 
-def map_dots(m): # a `Map`
+def map_dots(m)->str: # a `Map`
     "The items of a map as a picture of its own, which the browser keeps"
     dots = ''.join(f'<circle cx="{x}" cy="{y}" r="0.012"/>' for x,y in map(_spot, m.xy.tolist()))
     return ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1.1 -1.1 2.2 2.2">'
             f'<g fill="#8a8f98" fill-opacity="0.55">{dots}</g></svg>')
+
+def _landmarks(g, m):
+    "The best known item near each of the four ends of the map"
+    pop = g.counts[m.rows].double() if g.counts is not None else m.xy.new_zeros(len(m.rows))
+    ends = (m.xy@m.xy.new_tensor([[1,-1,0,0],[0,0,1,-1]]))
+    res = {}
+    for k in range(4):
+        at = ends[:,k].topk(max(len(m.rows)//25, 1)).indices
+        res.setdefault(int(at[pop[at].argmax()]), None)
+    return list(res)
+
+def _label(g, m, k):
+    x,y = m.xy[k].tolist()
+    title = readable(g.titles[m.rows[k]], 26)
+    where = dict(x=f'{x:.3f}', y=f'{-y-0.04:.3f}', text_anchor='end' if x>0 else 'start')
+    return ft('text', title, cls='mark', **where)
 
 def map_part(g, place, src:str, who:str='you'): # (x, y) and rows nearby, or `None`; of the dots
     "Where somebody is on the map"
@@ -258,8 +275,9 @@ def map_part(g, place, src:str, who:str='you'): # (x, y) and rows nearby, or `No
         spots = [m.xy[at[r]].tolist() for r in rows]
         marks = [ft('circle', cx=x, cy=y, r='0.025', cls='near') for x,y in map(_spot, spots)]
         x,y = _spot(xy)
-        marks.append(ft('circle', cx=x, cy=y, r='0.05', cls='you', id='you'))
+        marks.append(ft('circle', cx=x, cy=y, r='0.04', cls='you', id='you'))
         near = [Li(name_of(g, r)) for r in rows]
+    marks += g.once('landmarks', lambda: [_label(g, m, k) for k in _landmarks(g, m)])
     dots = ft('image', href=src, x='-1.1', y='-1.1', width='2.2', height='2.2')
     label = 'The best known items as points'+(f'; {who} among those named below' if near else '')
     picture = ft('svg', dots, *marks, viewBox='-1.1 -1.1 2.2 2.2', role='img', cls='map',
@@ -268,7 +286,7 @@ def map_part(g, place, src:str, who:str='you'): # (x, y) and rows nearby, or `No
         P('Rate something, and you get a place on it.', cls='quiet')]
     return Section(H3('On the map'), picture, *below, id='map')
 
-# %% ../nbs/library/pages.ipynb #f37100b2
+# %% ../nbs/library/pages.ipynb #80dd1f6d
 def _names(g, rows): # of items
     parts = [name_of(g, r) for r in rows]
     return [o for k,p in enumerate(parts) for o in ((', ',p) if k else (p,))]
@@ -281,7 +299,7 @@ def likes_part(g, likes): # from `Guide.likes`
     if likes.more: lines.append(Li(B('More than others do: '), one(likes.more)))
     if likes.less: lines.append(Li(B('Less than others do: '), one(likes.less)))
     for column,c in likes.numbers:
-        lines.append(Li(B(f'{column}: '), 'rather high' if c>0 else 'rather low'))
+        lines.append(Li(B(f'{column}: '), f"{'higher' if c>0 else 'lower'} than for others"))
     if likes.ends and likes.ends[0]>0.2:
         this,that = (_names(g, o) for o in likes.ends[1:])
         lines.append(Li(B('Rather '), *this, B(' than '), *that))
@@ -316,7 +334,7 @@ def differs_part(g, d, names): # a `Guide`; `Differs`; two names
         lines.append(Li(B('Furthest apart: '), f'{title(k)}, place {a} and place {b}'))
     return Section(H3('What differs'), Ul(*lines), id='differs')
 
-# %% ../nbs/library/pages.ipynb #167ca945
+# %% ../nbs/library/pages.ipynb #7098f323
 CONFIG = json.dumps({'includeIndicatorStyles':False, 'allowEval':False, 'selfRequestsOnly':True,
                      'allowScriptTags':False, 'historyCacheSize':0, 'refreshOnHistoryMiss':True})
 
@@ -350,10 +368,10 @@ def message(text:str, oob:bool=True): # what to say; in the place of the one the
     "What has just happened, also for a screen reader"
     return P(text, id='status', role='status', hx_swap_oob='true' if oob else None)
 
-def live(token, state, rate, see): # parts of both columns
+def live(token:str, parts:dict, many:bool=False): # of the visitor; class → what is in it
     "All that changes with a rating"
     numbers = Button('Rate all that is filled in', name='do', value='numbers', type='submit',
                      cls='first', tabindex='-1', aria_hidden='true')
-    return Form(numbers, *hidden(token=token), Div(*rate, cls='rate'), Div(*see, cls='see'),
+    return Form(numbers, *hidden(token=token), *(Div(*o, cls=k) for k,o in parts.items()),
                 id='live', method='post', action='/act', hx_post='/act', hx_target='#live',
-                hx_swap='outerHTML', cls='columns')
+                hx_swap='outerHTML', cls='columns wide' if many else 'columns')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BECAUSE', 'Map', 'Likes', 'Differs', 'quick_reasons', 'pd_numbers', 'differ']
 
-# %% ../nbs/library/portrait.ipynb #58e13001
+# %% ../nbs/library/portrait.ipynb #696ce03c
 from collections import namedtuple
 
 import numpy as np
@@ -14,10 +14,11 @@ from fastcore.basics import patch
 
 from .errors import CollabError, UnsupportedError
 from .guide import Guide
-from .interpret import pca_map
+from .interpret import pca_map, similar
 from .newcomers import Newcomer, has_factors
 from .protocol import Folded, Model, kept
 from .questions import next_questions
+from .reading import least_ratings
 from .vocab import NA, History, Vocab
 
 # %% ../nbs/library/portrait.ipynb #ab2ab40f
@@ -223,7 +224,18 @@ def pd_numbers(s)->np.ndarray: # a column → (n,) float64
     from pandas import to_numeric
     return to_numeric(s, errors='coerce').to_numpy(dtype=float, na_value=np.nan)
 
-# %% ../nbs/library/portrait.ipynb #64d3faba
+# %% ../nbs/library/portrait.ipynb #3fc11df7
+@patch
+def neighbours(self:Guide, row:int, n:int=10 # of an item; how many
+              )->tuple: # rows (n,), cosine similarities (n,)
+    "Items that the model takes to be most like one; raises `UnsupportedError`"
+    m = self.model
+    least = None
+    if self.counts is not None: least = least_ratings(m, 20, n+1) if self.counts[row] else 0
+    df = similar(m, m.vocab.ids([row]).item(), n, min_ratings=least)
+    return m.vocab.rows(list(df['item'])).tolist(),df['similarity'].tolist()
+
+# %% ../nbs/library/portrait.ipynb #b6c4f788
 # rows (of each guide's own) that only one of two lists has; how many both have; the item whose
 # place differs most: key and the two places, or `None`
 Differs = namedtuple('Differs', 'only both moved')

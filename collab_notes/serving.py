@@ -47,7 +47,7 @@ def facts_for(m, # a `Model`
     if not len(res): raise RatingsError(f"{file}: the model knows none of its items")
     return res.drop_duplicates(m.item_name)
 
-# %% ../nbs/library/serving.ipynb #726e3070
+# %% ../nbs/library/serving.ipynb #2f3e5d0e
 def listen(host:str, port:int): # an address or a name; 0 for any that is free → a socket
     "A socket that is bound; raises `SettingError`"
     if not 0<=port<65536: raise SettingError(f"--port {port}: it must be from 0 to 65535")
@@ -70,8 +70,10 @@ def address(sock, host:str)->str: # a bound socket; as it was given
 
 def exposed(site, host:str, url:str, show_users:bool)->str: # a `Site`
     "What is at the address, and who can see what"
-    what = ' and '.join(map(repr, (s.guide for s in site.served)))
-    lines = [f'{what}',
+    one = lambda s,v: (f'{s.name} (column {v.item_name}: {v.n_items-1:,}, column {v.user_name}: '
+                       f'{v.n_users-1:,})')
+    what = ' and '.join(one(s, s.guide.model.vocab) for s in site.served)
+    lines = [f'Model: {what}.',
              f'The page is at {url} (Ctrl-C stops it). Ratings are kept in {site.visitors.path}.']
     if is_loopback(host): return '\n'.join([*lines, 'Only this machine can reach it.'])
     users = ('the lists and ratings of its users by their ids' if show_users else

@@ -6,7 +6,7 @@
 __all__ = ['STATIC', 'asset', 'Visit', 'found', 'view', 'act', 'acted', 'whole', 'home', 'trouble', 'why_page', 'item_page',
            'people_page', 'api_page']
 
-# %% ../nbs/library/views.ipynb #c59409b7
+# %% ../nbs/library/views.ipynb #a920c1de
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -22,7 +22,6 @@ from .api import ANSWERS, user_row
 from .errors import CollabError, SettingError, UnsupportedError
 from .finding import Finder
 from .guide import Guide, readable
-from .interpret import similar
 from collab_notes.pages import (
     State, as_text, asked_part, bottom, differs_part, filter_form, filters, found_part, hidden,
     how_often, likes_part, list_part, live, map_part, message, mine_part, name_of, page, rater,
@@ -85,7 +84,7 @@ def picks(self:Visit, g:Guide, n:int=10): # one of its models; how many
     want = tuple(o for o in self.state.want if o[0] in g.fields)
     return g.best(g.said(self.rated(g)[0]), n, hide, self.state.circle, want)
 
-# %% ../nbs/library/views.ipynb #b124105e
+# %% ../nbs/library/views.ipynb #040406db
 def _list_of(v, g):
     "What one model recommends, as a part of the page, and its picks"
     who,picks = g.said(v.rated(g)[0]),v.picks(g)
@@ -96,28 +95,29 @@ def _list_of(v, g):
     return list_part(g, who, picks, told, len(v.guides)>1),picks
 
 def _see(v):
-    "The right column: lists, and what the first model makes of the visitor"
+    "Lists; what the first model makes of the visitor; the picks of the first list"
     lists,g = [_list_of(v, o) for o in v.guides],v.g
     who,parts = g.said(v.rated(g)[0]),[o for o,_ in lists]
     if len(lists)>1:
         keys = [[o.keys[p.row] for p in picks] for o,(_,picks) in zip(v.guides, lists)]
         parts = [Div(*parts, cls='side'), differs_part(g, differ(keys), v.names)]
     scores = who.folded.scores if who.rated else g.anybody.folded.scores
-    about = Div(map_part(g, g.place(scores), v.dots), likes_part(g, g.likes(scores)), cls='side')
-    return [filters(g, v.state), *parts, about],lists[0][1]
+    about = [likes_part(g, g.likes(scores)), map_part(g, g.place(scores), v.dots)]
+    return [filters(g, v.state), *parts],about,lists[0][1]
 
 def _rate(v):
-    "The left column: what was found, what to ask, what was rated"
+    "What was found and what to ask; what was rated"
     g,keys = v.g,v.keys()
     hide = [g.row_of[k] for k in v.visitor.hidden if k in g.row_of]
     rows,why = g.questions(g.said(v.rated(g)[0]), 4, hide)
-    return [found_part(g, v.state, found(g, v.state.q), keys), asked_part(g, rows, why, keys),
-            mine_part(g, v.visitor, keys, v.rated(g)[1])]
+    ask = [found_part(g, v.state, found(g, v.state.q), keys), asked_part(g, rows, why, keys)]
+    return ask,[mine_part(g, v.visitor, keys, v.rated(g)[1])]
 
 def view(v:Visit)->tuple: # a part of the page, and the picks of the first list
     "All that changes with a rating"
-    see,picks = _see(v)
-    return live(v.token, v.state, _rate(v), see),picks
+    (see,about,picks),(ask,mine) = _see(v),_rate(v)
+    parts = dict(rate=ask, see=see, mine=mine, about=about)
+    return live(v.token, parts, len(v.guides)>1),picks
 
 # %% ../nbs/library/views.ipynb #0cb17064
 def _say(g, key): return readable(g.titles[g.row(key)], 60)
@@ -193,7 +193,7 @@ def why_page(v:Visit, key:str, part)->str: # of an item; what is said
     return whole(v, 'Why', H1(f'Why {v.g.titles[v.g.row(key)]}?'), part,
                  P(A('Back to the page', href='/')))
 
-# %% ../nbs/library/views.ipynb #d6fb00d8
+# %% ../nbs/library/views.ipynb #1d70b235
 def _bars(y):
     "How often each rating was given"
     vals,n = y.unique(return_counts=True)
@@ -205,11 +205,9 @@ def _bars(y):
     return Div(*(o for v,k in zip(vals.tolist(), n.tolist()) for o in _bar(v, k)), cls='bars')
 
 def _neighbours(g, row, n=10):
-    least = 0 if g.counts is None or g.counts[row]==0 else None
-    try: df = similar(g.model, g.model.vocab.ids([row]).item(), n, min_ratings=least)
+    try: near = zip(*g.neighbours(row, n))
     except CollabError as e: return P(str(e), cls='quiet')
-    rows = g.model.vocab.rows(list(df['item'])).tolist()
-    return Ol(*(Li(name_of(g, r), ' ', Small(f'{x:.2f}')) for r,x in zip(rows, df['similarity'])))
+    return Ol(*(Li(name_of(g, r), ' ', Small(f'{x:.2f}')) for r,x in near))
 
 def _bias(g, row):
     try: b = g.model.biases(True)
@@ -229,7 +227,7 @@ def item_page(v:Visit, key:str)->str: # of an item
     if y is not None and len(y): parts += [H2('Ratings'), _bars(y)]
     return whole(v, g.titles[row], *parts)
 
-# %% ../nbs/library/views.ipynb #1456f95c
+# %% ../nbs/library/views.ipynb #0ae45761
 def _past(g, row, n=20):
     "How many a user has rated, and the highest of them"
     rows,y = g.ratings_of(row)
@@ -256,9 +254,9 @@ def people_page(v:Visit, id:str)->str: # of a known user, as typed
                                'without --show-users')
     ids = v.g.model.classes[v.g.model.user_name][1:]
     few = ', '.join(readable(o, 20) for o in ids[:3])
-    field = Input(name='id', value=id, id='id', maxlength=200, autocomplete='off')
+    field = Input(type='text', name='id', value=id, id='id', maxlength=200, autocomplete='off')
     label = Label(f'One of {len(ids):,} users, such as {few}', field, _for='id')
-    form = Form(label, Button('Show', cls='plain'), method='get', action='/people', role='search')
+    form = Form(label, Button('Show', cls='plain'), method='get', action='/people', cls='find')
     item = P('To look up an item, ', A('find it', href='/'), ' and follow its title.', cls='quiet')
     parts = [_person(v, id)] if id else []
     return whole(v, 'Look up', H1('Look up somebody'), form, item, *parts, here='/people')
