@@ -94,7 +94,7 @@ def form_endpoint(site:Site, f): # makes a response of a request, a `Visit` and 
         except CollabError as e: return _html(trouble(site.visit(who), e), _status(e))
     return _endpoint
 
-# %% ../nbs/library/app.ipynb #85e10665
+# %% ../nbs/library/app.ipynb #1f8c7368
 def _act(req, v, form):
     if _is_part(req): return _html(acted(v, form))
     act(v, form)
@@ -117,7 +117,7 @@ def _find(req, v):
 def _why(req, v):
     row = v.g.row(key := req.path_params['key'])
     told = v.g.why(v.g.said(v.rated(v.g)[0]), [row])
-    part = because(v.g, told if isinstance(told, str) else told[0], None, key)
+    part = because(v.g, told if isinstance(told, str) else told[0], key)
     return _html(to_xml(part, indent=False) if _is_part(req) else why_page(v, key, part))
 
 def _csv(req, v):

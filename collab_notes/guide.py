@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Scale', 'CIRCLES', 'Pick', 'readable', 'key_of', 'scale_for', 'Guide']
 
-# %% ../nbs/library/guide.ipynb #af7db141
+# %% ../nbs/library/guide.ipynb #35480c3a
 import re, threading
 from collections import OrderedDict, namedtuple
 from hashlib import blake2b
@@ -17,8 +17,7 @@ from fastcore.basics import patch
 
 from .core import as_model
 from .errors import SettingError, UnseenIdError
-from .foldin import newcomer
-from .newcomers import has_factors, noise_of, scale_of
+from .newcomers import Newcomer, has_factors, noise_of, scale_of
 from .reading import enough_ratings
 from .side import SideTable, side_rows
 from .topn import stable_topk
@@ -104,8 +103,17 @@ def _facts_of(m, facts):
     fields = {k:o for k,o in fields.items() if o.kind!='word' or df[k].nunique()<=60}
     return df.reset_index(drop=True)[list(fields)],fields
 
-# %% ../nbs/library/guide.ipynb #fd7021d9
+# %% ../nbs/library/guide.ipynb #76b30eb2
 _MOST = 2**26   # bytes of scores that are remembered
+
+def _newcomer(m, rated):
+    "What `new_user` says of ratings that have been checked"
+    rows,y = torch.tensor([r for r,_ in rated]).long(),torch.tensor([y for _,y in rated]).double()
+    folded,notes = m.fold(rows, y),[]
+    if not rated: notes.append('no ratings given: the best guess for anybody')
+    elif not m.reads_ratings: notes.append('ratings count as choices')
+    return Newcomer(m, False, folded, tuple(r for r,_ in rated), tuple(y.tolist()),
+                    'ratings' if rated else 'mean', (*notes, *folded.notes))
 
 @patch
 def said(self:Guide, rated, # (row, rating) of what a visitor has rated, sorted
@@ -115,12 +123,10 @@ def said(self:Guide, rated, # (row, rating) of what a visitor has rated, sorted
         if rated in self._said:
             self._said.move_to_end(rated)
             return self._said[rated]
-    m = self.model
-    ids = [m.vocab.ids([r]).item() for r,_ in rated]
-    res = newcomer(m, list(zip(ids, [y for _,y in rated])), None, None, None, 10, 'error', False)
+    res = _newcomer(self.model, rated)
     with self.lock:
         self._said[rated] = res
-        while len(self._said)>max(8, _MOST//(16*m.vocab.n_items)): self._said.popitem(last=False)
+        while len(self._said)>max(8, _MOST//(16*len(self.texts))): self._said.popitem(last=False)
     return res
 
 # %% ../nbs/library/guide.ipynb #770cdc71

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HALF', 'State', 'CONFIG', 'as_text', 'is_stars', 'rater', 'state_of', 'as_query', 'hidden', 'name_of', 'how_often',
-           'search_form', 'found_part', 'asked_part', 'mine_part', 'interval', 'said', 'because', 'pick_row', 'filters',
+           'search_form', 'found_part', 'asked_part', 'mine_part', 'said', 'because', 'pick_row', 'filters',
            'filter_form', 'map_dots', 'map_part', 'likes_part', 'list_part', 'differs_part', 'page', 'top', 'bottom',
            'message', 'live']
 
@@ -96,7 +96,7 @@ def as_query(state:State, guide)->dict: # the reverse of `state_of`
         else: res |= {f'{o}{at[f]}':f'{y:g}' for o,y in zip(('from','to'), v) if y is not None}
     return res
 
-# %% ../nbs/library/pages.ipynb #260ee4d4
+# %% ../nbs/library/pages.ipynb #283dccf9
 def hidden(**kwargs): # name → value
     "Fields that a form brings along"
     return [Input(type='hidden', name=k, value=v) for k,v in kwargs.items()]
@@ -105,15 +105,22 @@ def name_of(g, row:int): # a `Guide`; of an item
     "An item's title, with a link to all there is about it"
     return A(g.titles[row], href=f'/item/{g.keys[row]}', cls='title')
 
+def _count(n): return '' if n is None else Small(f"{n:,} rating{'s' if n!=1 else ''}")
+
 def how_often(g, row:int): # a `Guide`; of an item
     "How many have rated it"
-    if g.counts is None: return ''
-    n = g.counts[row].item()
-    return Small(f"{n:,} rating{'s' if n!=1 else ''}")
+    return _count(None if g.counts is None else g.counts[row].item())
 
-def _row(g, row, rated, *more):
-    r = rater(g.scale, g.keys[row], g.titles[row], rated.get(g.keys[row]))
-    return Li(Div(name_of(g, row), how_often(g, row), cls='name'), Div(r, *more, cls='do'))
+@lru_cache(2**14)
+def _row_html(scale, key, title, count, now, back):
+    "A row of an item, as a string that is safe; the same for all visitors"
+    name = Div(A(title, href=f'/item/{key}', cls='title'), _count(count), cls='name')
+    do = Div(rater(scale, key, title, now), _take_back(key, title) if back else '', cls='do')
+    return NotStr(to_xml(Li(name, do), indent=False))
+
+def _row(g, row, rated, back=False):
+    count = None if g.counts is None else g.counts[row].item()
+    return _row_html(g.scale, g.keys[row], g.titles[row], count, rated.get(g.keys[row]), back)
 
 def search_form(g, state:State):
     "Where one types a title; finds as one types, where there is JavaScript"
@@ -145,8 +152,7 @@ def _take_back(key, title):
 
 def mine_part(g, visitor, rated, foreign:int): # a `Visitor`; key → rating; how many are unknown
     "What the visitor has rated, newest first"
-    rows = [_row(g, g.row_of[k], rated, _take_back(k, g.titles[g.row_of[k]]))
-            for k in visitor.ratings if k in rated]
+    rows = [_row(g, g.row_of[k], rated, True) for k in visitor.ratings if k in rated]
     undo = Button('Undo', name='do', value='undo', cls='plain', disabled=not visitor.undo)
     clear = Button('Clear all', name='do', value='clear', cls='plain',
                    disabled=not (visitor.ratings or visitor.hidden))
@@ -157,28 +163,37 @@ def mine_part(g, visitor, rated, foreign:int): # a `Visitor`; key → rating; ho
                    Details(Summary(f'{len(rows)-12} more'), Ul(*rows[12:], cls='items'))
                    if len(rows)>12 else '', Div(undo, clear, cls='buttons'), id='mine')
 
-# %% ../nbs/library/pages.ipynb #0cc4ade4
-def _at(scale, y): return f'{100*(y-scale.low)/((scale.high-scale.low) or 1):.1f}'
-
-def interval(scale, pick): # a `Scale`, a `Pick`
-    "A bar from the lowest to the highest rating to expect, and a dot at the prediction"
-    if pick.low is None or scale.low is None: return ''
-    lo,at,hi = (float(_at(scale, o)) for o in (pick.low,pick.score,pick.high))
-    wide = f'{max(hi-lo, 1):.1f}'
-    shapes = [ft('rect', x=0, y=5, width=100, height=2, cls='rail'),
-              ft('rect', x=f'{lo:.1f}', y=4, width=wide, height=4, rx=2, cls='span'),
-              ft('circle', cx=f'{at:.1f}', cy=6, r=4, cls='dot')]
-    return ft('svg', *shapes, viewBox='-4 0 108 12', cls='bar', aria_hidden='true')
+# %% ../nbs/library/pages.ipynb #904f7863
+@lru_cache(2**14)
+def _said_html(number, lo, at, hi, span):
+    "A number, a bar from the lowest to the highest rating to expect, and a dot at the prediction"
+    bar = ''
+    if lo is not None:
+        wide = f'{max(float(hi)-float(lo), 1):.0f}'
+        shapes = [ft('rect', x=0, y=5, width=100, height=2, cls='rail'),
+                  ft('rect', x=lo, y=4, width=wide, height=4, rx=2, cls='span'),
+                  ft('circle', cx=at, cy=6, r=4, cls='dot')]
+        bar = ft('svg', *shapes, viewBox='-4 0 108 12', cls='bar', aria_hidden='true')
+    sure = Small(span, title='four of five ratings are expected within') if span else ''
+    return NotStr(to_xml(Div(Strong(number), bar, sure, cls='said'), indent=False))
 
 def said(g, pick): # a `Guide`, a `Pick`
     "What the model expects, and how sure it is"
     if not g.model.rates: return ''
-    span = '' if pick.low is None else Small(f'{pick.low:.1f} to {pick.high:.1f}',
-                                             title='four of five ratings are expected within')
-    number = f'{pick.score:.2f}' if g.scale.high and g.scale.high<=10 else as_text(pick.score)
-    return Div(Strong(number), interval(g.scale, pick), span, cls='said')
+    s = g.scale
+    number = f'{pick.score:.2f}' if s.high and s.high<=10 else as_text(pick.score)
+    if pick.low is None: return _said_html(number, None, None, None, '')
+    span = f'{pick.low:.1f} to {pick.high:.1f}'
+    if s.low is None: return _said_html(number, None, None, None, span)
+    ends = (f'{100*(y-s.low)/((s.high-s.low) or 1):.0f}' for y in (pick.low,pick.score,pick.high))
+    return _said_html(number, *ends, span)
 
-def because(g, reasons, ratings, # [(row, what it adds)], or `None`: not yet asked; row → rating
+@lru_cache(2**14)
+def _moved_html(title, y): # as text, with its sign
+    one = Span(I(title), ' ', Span(y, cls='up' if y[0]=='+' else 'down'))
+    return NotStr(to_xml(one, indent=False))
+
+def because(g, reasons, # [(row, what it adds)]; a text, if there are none; `None`: not yet asked
             key:str): # of the item
     "Which of the visitor's ratings moved it"
     if reasons is None:
@@ -186,19 +201,24 @@ def because(g, reasons, ratings, # [(row, what it adds)], or `None`: not yet ask
                  hx_swap='outerHTML')
     if isinstance(reasons, str): return Span(reasons, cls='quiet why')
     if not reasons: return Span('None of your ratings moved it.', cls='quiet why')
-    one = lambda r,y: Span(I(g.titles[r]), ' ', Span(f'{y:+.2f}', cls='up' if y>0 else 'down'))
-    parts = [one(r, y) for r,y in reasons]
+    parts = [_moved_html(g.titles[r], f'{y:+.2f}') for r,y in reasons]
     return Div('moved by ', *(o for k,p in enumerate(parts) for o in ((', ',p) if k else (p,))),
                cls='quiet why')
 
-def pick_row(g, pick, reasons, ratings): # see `because`
-    "One recommendation"
-    key,title = g.keys[pick.row],g.titles[pick.row]
+@lru_cache(2**13)
+def _pick_ends(scale, key, title, count):
+    "The first and the last part of a recommendation, which are the same for all visitors"
+    name = Div(A(title, href=f'/item/{key}', cls='title'), _count(count), cls='name')
     no = Button('Not interested', name='hide', value=key, type='submit', cls='small plain',
                 aria_label=f'Not interested in {title}')
-    return Li(Div(name_of(g, pick.row), how_often(g, pick.row), cls='name'), said(g, pick),
-              because(g, reasons, ratings, key), Div(rater(g.scale, key, title), no, cls='do'),
-              cls='pick')
+    do = Div(rater(scale, key, title), no, cls='do')
+    return [NotStr(to_xml(o, indent=False)) for o in (name, do)]
+
+def pick_row(g, pick, reasons): # see `because`
+    "One recommendation"
+    key = g.keys[pick.row]
+    first,last = _pick_ends(g.scale, key, g.titles[pick.row], pick.count)
+    return Li(first, said(g, pick), because(g, reasons, key), last, cls='pick')
 
 # %% ../nbs/library/pages.ipynb #309682c6
 def _choice(name, label, options, now):
@@ -286,7 +306,7 @@ def map_part(g, place, src:str, who:str='you'): # (x, y) and rows nearby, or `No
         P('Rate something, and you get a place on it.', cls='quiet')]
     return Section(H3('On the map'), picture, *below, id='map')
 
-# %% ../nbs/library/pages.ipynb #80dd1f6d
+# %% ../nbs/library/pages.ipynb #a91b9776
 def _names(g, rows): # of items
     parts = [name_of(g, r) for r in rows]
     return [o for k,p in enumerate(parts) for o in ((', ',p) if k else (p,))]
@@ -315,7 +335,7 @@ def list_part(g, who, picks, reasons, many:bool): # `Newcomer`; `Pick`s; see `be
     elif not who.rated:
         what = P('You have rated nothing yet. This is the best guess for anybody.', cls='note')
     else: what = P('It changes with every rating.', cls='quiet')
-    rows = [pick_row(g, p, r, None) for p,r in zip(picks, reasons)]
+    rows = [pick_row(g, p, r) for p,r in zip(picks, reasons)]
     none = P('Nothing is left to recommend: widen the filter.', cls='quiet')
     order = '' if g.model.rates else P('This model puts things in order, and predicts no stars.',
                                        cls='quiet')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BECAUSE', 'Map', 'Likes', 'Differs', 'quick_reasons', 'pd_numbers', 'differ']
 
-# %% ../nbs/library/portrait.ipynb #696ce03c
+# %% ../nbs/library/portrait.ipynb #9cade9dd
 from collections import namedtuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from fastcore.basics import patch
 
 from .errors import CollabError, UnsupportedError
+from .explain import Reasons
 from .guide import Guide
 from .interpret import pca_map, similar
 from .newcomers import Newcomer, has_factors
@@ -56,40 +57,34 @@ def _left_out(g, who, most=30):
     fold = lambda keep: g.model.fold(rows[keep], y[keep]).scores
     return rows[at],torch.stack([who.folded.scores-fold(every[every!=k]) for k in at])
 
-# %% ../nbs/library/portrait.ipynb #1cabfdc6
-@patch
-def teller(self:Guide, who:Newcomer # a visitor
-          ): # a function: row of an item → rows of the visitor's ratings (k,), what each adds (k,)
-    "What can say why; raises `UnsupportedError`"
-    m = self.model
+# %% ../nbs/library/portrait.ipynb #d5da7608
+def _told(g, who, items): # rows of items (n,)
+    "`Reasons` of each item"
+    m = g.model
     if not who.rated: raise UnsupportedError("Nothing is rated yet, so nothing can be the reason")
+    if g.surface is not None:
+        return _alone(g, who).reasons_of(1, items)
     if quick_reasons(m):
-        one = _alone(self, who) if self.surface is not None else _grown(self, who)
-        def _quick(item):
-            r = one.reasons(one.vocab.n_users-1, item)
-            return r.rows,r.adds
-        return _quick
-    if type(m).reasons is not Model.reasons and not hasattr(m, 'parts'):
-        m.reasons(1, 1)   # which says why there are none
-    own,change = _left_out(self, who)
-    return lambda item: (own,change[:,item])
+        one = _grown(g, who)
+        return [one.reasons(one.vocab.n_users-1, i) for i in items]
+    own,change = _left_out(g, who)
+    return [Reasons(own, change[:,i], None, None) for i in items]
 
 @patch
-def why(self:Guide, who:Newcomer, items, # rows (n,)
+def why(self:Guide, who:Newcomer, items, # a visitor; rows (n,)
         most:int=3): # reasons for each, at most
     "For each item (row of a rating, what it adds), largest first; a text where there are none"
-    try: tell = self.teller(who)
+    try: told = _told(self, who, items)
     except UnsupportedError as e: return str(e)
     res = []
-    for i in items:
-        try: rows,adds = tell(i)
-        except UnsupportedError as e: return str(e)
+    for rows,adds,*_ in told:
         at = adds.abs().argsort(descending=True, stable=True)[:most]
-        res.append([(rows[k].item(),adds[k].item()) for k in at if adds[k]!=0])
+        own = zip(rows[at].tolist(), adds[at].tolist())
+        res.append([(r,y) for r,y in own if y!=0])
     return res
 
-# %% ../nbs/library/portrait.ipynb #e5ea5315
-def _window(g, most=1000):
+# %% ../nbs/library/portrait.ipynb #706ee0b8
+def _window(g, most=500):
     "A small model of the most rated items, which are those to ask about; and their rows"
     s,n = g.surface,len(g.texts)
     if g.counts is None or n<=most+1: return s,torch.arange(n)
