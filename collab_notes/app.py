@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['GETS', 'POSTS', 'Site', 'page_endpoint', 'form_endpoint', 'make_app']
 
-# %% ../nbs/library/app.ipynb #75955293
-import secrets
+# %% ../nbs/library/app.ipynb #c8e84257
+import asyncio, secrets
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl, urlencode
 
-import anyio
 import torch
 from fastcore.xml import to_xml
 from fasthtml.core import FastHTML
@@ -27,7 +27,7 @@ from .views import (
     STATIC, Visit, act, acted, api_page, found, home, item_page, people_page, trouble, why_page)
 from .visitors import Visitors
 
-# %% ../nbs/library/app.ipynb #0089c8cc
+# %% ../nbs/library/app.ipynb #a3d4a9ce
 class Site:
     "What all requests to a server share"
     def __init__(self, served, # `Served`, one or two
@@ -36,15 +36,14 @@ class Site:
                  most:int=400, # calls that wait for a thread; more are refused
                  people:bool=True): # are known users shown?
         self.people = people
-        self.served,self.visitors,self.threads,self.most = list(served),visitors,threads,most
-        self.limit,self.waiting = None,0
+        self.served,self.visitors,self.most,self.waiting = list(served),visitors,most,0
+        self.pool = ThreadPoolExecutor(threads, 'collab-notes')
 
     async def work(self, f): # a function without arguments
         "What `f()` gives, from one of a few threads; raises `BusyError`"
-        if self.limit is None: self.limit = anyio.CapacityLimiter(self.threads)
         if self.waiting>=self.most: raise BusyError('Too many requests at once: try again')
         self.waiting += 1
-        try: return await anyio.to_thread.run_sync(f, limiter=self.limit)
+        try: return await asyncio.get_running_loop().run_in_executor(self.pool, f)
         finally: self.waiting -= 1
 
     def visit(self, who:str, params=None)->Visit: # a visitor's id; of a query

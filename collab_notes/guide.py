@@ -158,7 +158,7 @@ def check_rating(self:Guide, y # a number, or text
     what = 'a number' if s.low is None else f'a number from {s.low:g} to {s.high:g}'
     raise SettingError(f"A rating has to be {what}")
 
-# %% ../nbs/library/guide.ipynb #41ec8d92
+# %% ../nbs/library/guide.ipynb #67d7de5f
 CIRCLES = dict(known='well enough known', famous='famous', lesser='lesser known', any='any')
 
 def _by_fact(field, s, want):
@@ -193,7 +193,7 @@ def allowed(self:Guide, circle:str='known', # of `CIRCLES`
         if self.counts is not None and circle in ('famous','lesser'):
             f = self.once('famous', self.famous)
             res &= f if circle=='famous' else ~f
-        for k,v in want: res[1:] &= torch.from_numpy(_by_fact(self.fields[k], self.facts[k], v))
+        for k,v in want: res[1:] &= torch.tensor(_by_fact(self.fields[k], self.facts[k], v))
         return res
     if circle not in CIRCLES: raise SettingError(f"There is no circle {readable(circle, 20)!r}")
     return _make() if want else self.once(f'allowed {circle}', _make)

@@ -57,12 +57,12 @@ def _left_out(g, who, most=30):
     fold = lambda keep: g.model.fold(rows[keep], y[keep]).scores
     return rows[at],torch.stack([who.folded.scores-fold(every[every!=k]) for k in at])
 
-# %% ../nbs/library/portrait.ipynb #d5da7608
+# %% ../nbs/library/portrait.ipynb #fe77134a
 def _told(g, who, items): # rows of items (n,)
     "`Reasons` of each item"
     m = g.model
     if not who.rated: raise UnsupportedError("Nothing is rated yet, so nothing can be the reason")
-    if g.surface is not None:
+    if g.surface is not None and 'mean' in who.folded.row:
         return _alone(g, who).reasons_of(1, items)
     if quick_reasons(m):
         one = _grown(g, who)

@@ -111,7 +111,8 @@ def test_version():
 
 def test_wheel_holds_the_modules_and_nothing_else(built):
     found = names(built/'wheel')
-    assert [o for o in found if '.dist-info/' not in o] == sorted(f'collab_notes/{o.name}' for o in (root/'collab_notes').glob('*.py'))
+    own = [*(root/'collab_notes').glob('*.py'), *(root/'collab_notes'/'static').iterdir()]
+    assert [o for o in found if '.dist-info/' not in o] == sorted(o.relative_to(root).as_posix() for o in own)
     assert dist_info(built/'wheel', 'licenses/LICENSE').read_text() == (root/'LICENSE').read_text()
     assert names(built/'via_sdist') == found
 
