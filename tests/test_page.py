@@ -1,6 +1,5 @@
 """The page without a browser: what it answers to whom, for any kind of model and any scale, and what becomes of those who mean it ill."""
-import csv, io, json, re, threading, time
-from html.parser import HTMLParser
+import re, threading
 from pathlib import Path
 
 import numpy as np
@@ -9,43 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from conftest import Child, can_fork, loaders_of, ratings_of, shapes_of, surface_of
-
-HOSTILE = ('<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', "'; drop table rating; --", '=cmd|calc', 'a\nb\r\nc', '\x00nul\x1b[31m', '\u202egnp.exe',
-           '#na', '   ', 'é' * 500, '</title></style>', '${7*7}{{7*7}}', 'javascript:alert(1)', '&lt;b&gt;', '5 of 5', '../../etc/passwd')
-
-class Page(HTMLParser):
-    "Tags and attributes of a page, and the text in it"
-    def __init__(self, html):
-        super().__init__()
-        self.tags,self.text = [],''
-        self.feed(html)
-    def handle_starttag(self, tag, attrs): self.tags.append((tag, dict(attrs)))
-    def handle_data(self, data): self.text += data
-    def all(self, tag, **want): return [a for t,a in self.tags if t==tag and all(a.get(k)==v for k,v in want.items())]
-
-class Visitor:
-    "Somebody with a browser that has JavaScript (`js=True`), or not"
-    def __init__(self, app, js=True, base='http://localhost:5001'):
-        from starlette.testclient import TestClient
-        self.http = TestClient(app, base_url=base, raise_server_exceptions=bool(__import__("os").environ.get("RAISE")))
-        self.js,self.heads = js,{'hx-request':'true'} if js else {}
-    def get(self, path='/', **kw): return self.http.get(path, **kw)
-    def page(self, path='/'):
-        r = self.get(path)
-        assert r.status_code==200, (path, r.status_code, r.text[:300])
-        return Page(r.text)
-    @property
-    def token(self): return self.page().all('input', name='token')[0]['value']
-    def post(self, path='/act', **form):
-        form.setdefault('token', self.token)
-        return self.http.post(path, data=form, headers=self.heads)
-    def rate(self, key, y): return self.post(rate=f'{y:g} {key}')
-    def keys(self): return list(dict.fromkeys(o['value'].split(' ')[1] for o in self.page().all('button', name='rate')))
-    def rated(self): return {o['item']:float(o['rating']) for o in csv.DictReader(io.StringIO(self.get('/export.csv').text, newline=''))}
-
-def app_of(*models, **kw):
-    from collab_notes.app import make_app
-    return make_app(*models, **{'store':':memory:', **kw})
+from visits import HOSTILE, Page, Visitor, app_of
 
 @pytest.fixture(scope='module')
 def surface():
@@ -162,29 +125,6 @@ def test_any_scale(name):
         v.post(**{'do':'numbers', f'y {keys[0]}':f'{hi:g}', f'y {keys[1]}':''})
         assert sorted(v.rated().values())==sorted(float(f'{o:g}') for o in (hi,hi,(lo+hi)/2))
     assert 'moved by' in v.page().text or 'None of your ratings moved it' in v.page().text
-
-def test_every_kind_of_model_has_a_page(tmp_path):
-    "Nobody meets an error page: what a kind has no answer to is said"
-    from collab_notes.core import as_model
-    from collab_notes.matrix import every_kind
-    dls = loaders_of(ratings_of(300), bs=64)
-    from collab_notes.vocab import History
-    h,bad = History.of(dls),{}
-    for name,(o,_) in every_kind(dls, tmp_path).items():
-        try: m = as_model(o)
-        except TypeError: m = as_model(o, h)   # it knows no ids
-        app = app_of(m)
-        v,g = Visitor(app),app.site.served[0].guide
-        keys = g.keys[1:4]
-        for key in keys: v.rate(key, 4)
-        seen = [v.get(p).status_code for p in ('/', f'/item/{keys[0]}', f'/why/{g.keys[9]}', f'/people?id={m.classes[m.user_name][1]}', '/?q=i1', '/?circle=any')]
-        mine = {g.texts[g.row_of[k]]:4 for k in keys}
-        asked = dict(recommend=dict(ratings=mine), predict=dict(ratings=mine, items=['i9']), similar=dict(item='i1'), why=dict(ratings=mine, item='i9'))
-        asked |= {'new-user':dict(ratings=mine), 'recommend?':dict(user=int(m.classes[m.user_name][1]))}
-        api = {k:v.http.post(f"/api/{k.strip('?')}", json=b).status_code for k,b in asked.items()}
-        if set(seen)!={200} or len(v.rated())!=3 or not set(api.values())<={200,422}: bad[name] = seen,api,v.rated()
-        if {api[k] for k in ('recommend','predict','new-user')}!={200}: bad[name] = seen,api
-    assert bad=={}
 
 # safe
 
@@ -377,18 +317,3 @@ def test_json_takes_no_other_body(app):
     assert http.post('/api/recommend', data={'n':1}).status_code==415
     assert http.post('/api/recommend', content=b' '*300_000, headers=heads).status_code==413
     assert http.get('/api/recommend').status_code==405 and http.get('/api/nothing').json()['type']=='HTTPException'
-
-def test_json_is_as_described(app):
-    "Schemathesis makes requests of the description, good ones and bad ones, and compares the answers with it"
-    schemathesis = pytest.importorskip('schemathesis')
-    from hypothesis import HealthCheck, Phase
-    schema = schemathesis.openapi.from_asgi('/api/openapi.json', app, headers={'host':'localhost'})
-    for result in schema.get_all_operations():
-        op = result.ok()
-        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
-            try: cases = op.as_strategy(generation_mode=mode)
-            except Exception: continue   # an operation without a body has no bad one
-            @settings(max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
-            @given(cases)
-            def one(case): case.call_and_validate(headers={'host':'localhost'})
-            one()
