@@ -26,7 +26,7 @@ setup(
                  'Programming Language :: Python :: 3', 'Programming Language :: Python :: 3 :: Only',
                  *(f'Programming Language :: Python :: {o}' for o in pythons),
                  'Topic :: Scientific/Engineering :: Artificial Intelligence'],
-    packages=[cfg['lib_path']], include_package_data=False,
+    packages=[cfg['lib_path']], include_package_data=False, package_data={cfg['lib_path']: ['static/*']},
     python_requires=f'>={cfg["min_python"]}', install_requires=lines('requirements'),
     extras_require={o: lines(f'{o}_requirements') for o in cfg['extras'].split()},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': [f'{lib}={lib}._modidx:d']},

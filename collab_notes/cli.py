@@ -18,6 +18,7 @@ from .errors import SettingError, UnseenIdError
 from .reading import (
     enough_ratings, least_ratings, ratings_for, ratings_table, reading_options, summary,
     why_none, with_ratings)
+from .serving import serve
 from .streams import (
     check_file, check_folder, check_out, forget_input, input_lines, lines_of, made_folder,
     plain_table, telling, write, write_picture)
@@ -70,6 +71,7 @@ def train(
     missing:str=None, # a rating that means 'not rated', or several, as in 0,99: left out
     wide:bool=False, # the file has a row for each user and a column for each item
     items_file:str=None, # table of items, which are called by their titles from then on
+    also:str=None, # ratings of visitors of the page, too: the file that serve keeps, as page.db
     # a user rated an item twice: error, keep, first, last or mean
     # (error; for MovieLens by title: keep)
     duplicates:str=None,
@@ -103,6 +105,10 @@ def train(
     from collab_notes.vocab import History
     names = {k:given[k] for k in ('user_name','item_name','rating_name','time_name')}
     df,c,name,read = ratings_table(file, names, reading_options(given), duplicates, items_file)
+    if also is not None:
+        from collab_notes.visitors import with_visitors
+        df,said = with_visitors(df, c, also)
+        print(said)
     rows = split_rows(df, c, split, valid_pct, seed)
     dls = RatingsDataLoaders.from_df(df, user_name=c.user, item_name=c.item, rating_name=c.rating,
                                      splits=rows, duplicates='keep', seed=seed)
@@ -351,14 +357,15 @@ def plot(
 
 # %% ../nbs/library/cli.ipynb #f6014ac8
 COMMANDS = {'train':train, 'evaluate':evaluate, 'recommend':recommend, 'similar':similar,
-            'explain':explain, 'new-user':new_user, 'plot':plot}
+            'explain':explain, 'new-user':new_user, 'plot':plot, 'serve':serve}
 EXAMPLES = {'train': 'train ratings.csv --user 42 --out mine',
             'evaluate': 'evaluate mine',
             'recommend': 'recommend mine 42 --n 5',
             'similar': "similar mine 'Toy Story (1995)'",
             'explain': "explain mine 42 'Toy Story (1995)'",
             'new-user': "new-user mine 'Toy Story (1995)=5' 'Heat (1995)=2'",
-            'plot': 'plot mine --kind biases --out biases.png'}
+            'plot': 'plot mine --kind biases --out biases.png',
+            'serve': 'serve mine'}
 
 def _help():
     from collab_notes import __version__

@@ -33,11 +33,11 @@ def _fitted(g, p): # sum of gradients (k,), factors (k,)
     "The λ with which g = λ p, by least squares"
     return ((p@g)/(p@p).clamp(min=1e-12)).clamp(min=1e-9)
 
-def _by_choices(s, u, q, x): # user's row; factors of the item (k,), of the user's own (m, k)
-    "What each choice adds to the dot product (m,), after a softmax"
+def _by_choices(s, u, q, x): # user's row; factors of items (n, k), of the user's own (m, k)
+    "What each choice adds to dot products (n, m), after a softmax"
     scores = (s.item_factors[1:]@s.user_factors[u]+s.item_bias[1:]).double()
     away = x-s.item_factors[1:].double().T@scores.softmax(0)
-    return away@q/_fitted(away.sum(0), s.user_factors[u].double())
+    return q@away.T/_fitted(away.sum(0), s.user_factors[u].double())
 
 # %% ../nbs/11_reasons.ipynb #6e2f2b03
 def _slope(s, u, rows):
@@ -51,13 +51,13 @@ def _unit(s): # of ratings: 1 for stars from 1 to 5
     return 1. if s.y_range is None else (s.y_range[1]-s.y_range[0])/5.5
 
 def _by_ratings(s, u, q, x, j, y): # … rows of the user's own items (m,), their ratings (m,)
-    "What each rating adds to the dot product (m,), after squared errors"
+    "What each rating adds to dot products (n, m), after squared errors"
     unit,p = _unit(s),s.user_factors[u].double()
     g = (_slope(s, u, j)/unit).clamp(min=1e-3)
     off = (y.double()-s.raw_pairs(u, j).double())/unit
     a = (x*g[:,None]**2).T@x
     a.diagonal().add_(_fitted((g*off)@x, p))
-    return torch.linalg.solve(a, q)@x.T * g**2 * (x@p + off/g)
+    return q@torch.linalg.solve(a, x.T) * g**2 * (x@p + off/g)
 
 # %% ../nbs/11_reasons.ipynb #742a9b25
 # rows of the user's own items (m,); what each adds (m,); the score; the part of it that is
@@ -65,21 +65,27 @@ def _by_ratings(s, u, q, x, j, y): # … rows of the user's own items (m,), thei
 Reasons = namedtuple('Reasons', 'rows adds score whole note', defaults=('',))
 
 @patch
+def reasons_of(self:Surface, user:int, # row of a user
+               items, # rows of items (n,)
+              )->list: # of `Reasons`
+    "Reasons of several items at once; see `reasons`"
+    j,y = self.history.of_row(user)
+    if self.rates and y is None:
+        raise SettingError("history: ratings are needed to say what each of them did; give a "
+                           "table with a rating column")
+    items = torch.as_tensor(items).long()
+    q,x = self.item_factors[items].double(),self.item_factors[j].double()
+    scale = _slope(self, user, items) if self.rates else torch.ones(len(items)).double()
+    adds = _by_ratings(self, user, q, x, j, y) if self.rates else _by_choices(self, user, q, x)
+    whole,scores = q@self.user_factors[user].double()*scale,self.pair_scores(user, items)
+    return [Reasons(j, *o) for o in zip(adds*scale[:,None], scores.tolist(), whole.tolist())]
+
+@patch
 def reasons(self:Surface, user:int, # row of a user
             item:int, # row of an item
            )->Reasons:
     "What each of the user's ratings adds to the dot product; on the scale of ratings, if it rates"
-    j,y = self.history.of_row(user)
-    q,x,scale = self.item_factors[item].double(),self.item_factors[j].double(),1.
-    if not self.rates: adds = _by_choices(self, user, q, x)
-    else:
-        if y is None:
-            raise SettingError("history: ratings are needed to say what each of them did; give a "
-                               "table with a rating column")
-        scale = _slope(self, user, torch.tensor([item])).item()
-        adds = _by_ratings(self, user, q, x, j, y)*scale
-    whole = (self.user_factors[user].double()@q).item()*scale
-    return Reasons(j, adds, self.pair_scores(user, item).item(), whole)
+    return self.reasons_of(user, [item])[0]
 
 # %% ../nbs/11_reasons.ipynb #6e2f2b05
 @patch

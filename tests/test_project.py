@@ -22,7 +22,8 @@ expected = ('index answers answers_exercises 00_data 01_latent_factors 02_from_s
             'ease ensemble errors evenness exercises exercises_more factormodel facts files foldin formats held ials inputs '
             'kept layout loaders lookups loops matrix movielens newcomers options overall plaintext plots posterior '
             'prior_test priors protocol questions quick reading ridge rowfit sampled sampler shapes shares shrink side '
-            'sizes splits start streams suite surface tables topn unknown unrated vocab widgets').split()
+            'sizes splits start streams suite surface tables topn unknown unrated vocab widgets '
+            'api app finding guard guide pages portrait serving swap views visitors').split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)
 _cfg.read(root/'settings.ini', encoding='utf-8')
@@ -110,7 +111,8 @@ def test_version():
 
 def test_wheel_holds_the_modules_and_nothing_else(built):
     found = names(built/'wheel')
-    assert [o for o in found if '.dist-info/' not in o] == sorted(f'collab_notes/{o.name}' for o in (root/'collab_notes').glob('*.py'))
+    own = [*(root/'collab_notes').glob('*.py'), *(root/'collab_notes'/'static').iterdir()]
+    assert [o for o in found if '.dist-info/' not in o] == sorted(o.relative_to(root).as_posix() for o in own)
     assert dist_info(built/'wheel', 'licenses/LICENSE').read_text() == (root/'LICENSE').read_text()
     assert names(built/'via_sdist') == found
 
@@ -188,7 +190,8 @@ def test_no_name_is_undefined(path):
 def test_imports_only_what_pip_install_brings(path):
     "Not nbdev, not pytest: those come with `dev`. (fastai brings torch, numpy and fastcore; a function may ask for pyarrow, an extra.)"
     brought = {'collab_notes', *(Requirement(o).name for o in listed('requirements'))}
-    brought |= {'torch', 'numpy', 'fastcore', 'fastprogress', 'sklearn', 'scipy', 'pyarrow'}
+    brought |= {'fasthtml',   # of python-fasthtml
+                'torch', 'numpy', 'fastcore', 'fastprogress', 'sklearn', 'scipy', 'pyarrow'}
     roots = {o.split('.')[0] for o in imported(path)}
     assert roots - brought - set(sys.stdlib_module_names) == set()
     top = {a.name.split('.')[0] for o in ast.parse(path.read_text(encoding='utf-8')).body if isinstance(o, ast.Import) for a in o.names}
@@ -199,7 +202,7 @@ def default_exp(path):
 
 def ours(names): return {o.split('.')[1] for o in names if o.startswith('collab_notes.')} - {''}
 
-serve_people = {'__main__','cli','console','matrix'}   # and so may import anything
+serve_people = {'__main__','cli','console','matrix','guide','portrait','api','pages','swap','views','app','serving'}   # and so may import anything
 
 def test_modules_import_only_those_before_them():
     "A library module imports library modules, a chapter's module these and those of chapters that the reader has met."

@@ -1,4 +1,4 @@
-"""The parts of the site's builder, on little pages of their own; `test_site_pages.py` opens the whole site in a browser."""
+"""The parts of the site's builder, on little pages of their own; `browser/test_site_pages.py` opens the whole site in a browser."""
 import base64, importlib, json, os, sys
 from pathlib import Path
 

@@ -1,11 +1,10 @@
-"""All pages of the built site, opened in Chromium: `python .ci/web/website.py && COLLAB_NOTES_BROWSER=$(.ci/browser.sh) pytest -m browser -n 0 tests/test_site_pages.py`"""
+"""All pages of the built site, opened in Chromium: `python .ci/web/website.py && .ci/browser.sh && COLLAB_NOTES_BROWSER=1 pytest -n 0 tests/browser/test_site_pages.py`"""
 import functools, http.server, os, re, shutil, threading
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.browser
-root = Path(__file__).resolve().parents[1]
+root = Path(__file__).resolve().parents[2]
 out = root/'_site'
 ARGS = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 WIDE,NARROW = dict(width=1280, height=900),dict(width=390, height=844)

@@ -1,0 +1,319 @@
+"""The page without a browser: what it answers to whom, for any kind of model and any scale, and what becomes of those who mean it ill."""
+import re, threading
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from conftest import Child, can_fork, loaders_of, ratings_of, shapes_of, surface_of
+from visits import HOSTILE, Page, Visitor, app_of
+
+@pytest.fixture(scope='module')
+def surface():
+    from collab_notes.training import fit
+    from collab_notes.core import as_model
+    df = ratings_of(500)
+    return as_model(fit(loaders_of(df, bs=64), 3, seed=0, n_factors=3, progress=False))
+
+@pytest.fixture(scope='module')
+def hostile():
+    "A surface whose items are called in hostile ways"
+    s = surface_of(20, [*HOSTILE, *(f'film {k}' for k in range(12))])
+    rows = [(u,i) for u in range(1, 21) for i in range(1, 29) if (u*i)%3]
+    from collab_notes.vocab import History
+    return s.with_history(History(s.vocab, rows, [float(1+(u+i)%5) for u,i in rows]))
+
+@pytest.fixture(scope='module')
+def app(surface): return app_of(surface)
+
+# rate and see
+
+@pytest.mark.parametrize('js', [True, False], ids=['js', 'no js'])
+def test_rating_changes_the_list_and_is_kept(app, js):
+    v = Visitor(app, js)
+    first = v.page()
+    assert 'best guess for anybody' in first.text and len(first.all('li'))>10
+    keys = v.keys()
+    for k,key in enumerate(keys[:5]): assert v.rate(key, 1+k%5).status_code==200
+    page = v.page()
+    assert 'You have rated 5' in page.text and 'moved by' in page.text and 'best guess' not in page.text
+    assert sorted(v.rated().values())==[1,2,3,4,5]
+    v.post(do='undo')
+    assert len(v.rated())==4
+    v.post(unrate=keys[0])
+    assert len(v.rated())==3
+    v.post(do='undo')
+    assert len(v.rated())==4
+    top = v.page().all('button', name='hide')[0]['value']
+    v.post(hide=top)
+    assert top not in [o['value'] for o in v.page().all('button', name='hide')]
+    v.post(do='clear')
+    assert v.rated()=={} and top in [o['value'] for o in v.page().all('button', name='hide')]
+
+def test_without_javascript_a_search_and_a_filter_come_back(app):
+    v = Visitor(app, js=False)
+    page = v.page('/?q=i1&circle=famous')
+    found = page.all('input', name='q')[0]['value'], page.all('option', value='famous', selected='')
+    assert found[0]=='i1' and 'found' in page.text
+    r = v.http.post('/act', data=dict(token=v.token, state='q=i1&circle=famous', rate=f'3 {v.keys()[0]}'), follow_redirects=False)
+    assert (r.status_code, r.headers['location'])==(303, '/?q=i1&circle=famous')
+    assert v.get('/find?q=i2', follow_redirects=False).headers['location']=='/?q=i2'
+
+def test_it_says_what_the_library_says(surface, app):
+    from collab_notes.coldstart import new_user
+    v = Visitor(app)
+    for key,y in zip(v.keys()[:4], (5,1,4,2)): v.rate(key, y)
+    want = new_user(surface, v.rated(), n=10).top
+    g = app.site.served[0].guide
+    got = [g.texts[g.row_of[o['value']]] for o in v.page().all('button', name='hide')]
+    assert got==list(want['item'])
+
+def test_visitors_see_only_their_own(app):
+    a,b = Visitor(app),Visitor(app)
+    key = a.keys()[0]
+    a.rate(key, 5)
+    assert len(a.rated())==1 and b.rated()=={}
+    assert b.post(token=a.token, rate=f'1 {key}').status_code==403   # another's form
+    b.post('/forget')
+    assert len(a.rated())==1
+    a.post('/forget')
+    assert a.rated()=={}
+
+def test_two_models_side_by_side(surface):
+    from collab_notes.ease import EASE
+    v = Visitor(app_of(surface, EASE(ratings_of(500))))
+    v.rate(v.keys()[0], 5)
+    page = v.page()
+    assert 'Recommended by Surface' in page.text and 'Recommended by EASE' in page.text and 'What differs' in page.text
+    assert v.http.post('/api/recommend', json=dict(model='EASE', n=1)).status_code==200
+
+def test_facts_filter_the_list_and_say_what_one_likes(surface):
+    facts = pd.DataFrame(dict(item=[f'i{k}' for k in range(30)], half=['first' if k<15 else 'second' for k in range(30)], size=range(30)))
+    v = Visitor(app_of(surface, facts=facts))
+    g = v.http.app.site.served[0].guide
+    titles = lambda page: [int(g.texts[g.row_of[o['value']]][1:]) for o in page.all('button', name='hide')]
+    assert all(o<15 for o in titles(v.page('/?is0=first'))) and all(o>=25 for o in titles(v.page('/?from1=25')))
+    for k in range(4): v.rate(g.keys[g.texts.index(f'i{k}')], 5)
+    for k in range(20, 24): v.rate(g.keys[g.texts.index(f'i{k}')], 1)
+    assert re.search(r'More than others do: first', v.page().text)
+
+def test_map_and_place(app):
+    v = Visitor(app)
+    assert 'you get a place' in v.page().text and v.get('/map.svg').headers['content-type']=='image/svg+xml'
+    where = []
+    for key,y in zip(v.keys()[:4], (5,1,5,1)):
+        v.rate(key, y)
+        where += [(o['cx'],o['cy']) for o in v.page().all('circle', id='you')]
+    assert len(set(where))==4   # it moves with every rating
+
+# any kind, any scale
+
+@pytest.mark.parametrize('name', ['stars', 'halves', '1 to 10', '0 to 100', '-10 to 10', 'few', 'ten in all'])
+def test_any_scale(name):
+    from collab_notes.quick import fit_quick
+    df = shapes_of()[name]
+    app = app_of(fit_quick(loaders_of(df)))
+    s,v = app.site.served[0].guide.scale,Visitor(app)
+    keys = [o for o in app.site.served[0].guide.keys[1:] if o][:3]
+    lo,hi = s.low,s.high
+    for key,y in zip(keys, (lo, hi, (lo+hi)/2)): assert v.rate(key, y).status_code==200
+    assert sorted(v.rated().values())==sorted(float(f'{o:g}') for o in (lo,hi,(lo+hi)/2))
+    assert 'has to be a number' in v.rate(keys[0], hi+1).text
+    if s.kind=='number':
+        v.post(**{'do':'numbers', f'y {keys[0]}':f'{hi:g}', f'y {keys[1]}':''})
+        assert sorted(v.rated().values())==sorted(float(f'{o:g}') for o in (hi,hi,(lo+hi)/2))
+    assert 'moved by' in v.page().text or 'None of your ratings moved it' in v.page().text
+
+# safe
+
+def test_hostile_titles_are_text_everywhere(hostile):
+    app = app_of(hostile, hostile)
+    v,g = Visitor(app),app.site.served[0].guide
+    assert len(set(g.keys))==len(g.keys)
+    for k,key in enumerate(g.keys[1:len(HOSTILE)+1]): assert 'Rated' in v.rate(key, 1+k%5).text
+    assert len(app.site.visitors.of(app.site.visitors.who(v.http.cookies[app.site.visitors.cookie])).ratings)==len(HOSTILE)
+    allowed = {'html','head','body','meta','title','link','script','header','nav','a','ul','ol','li','small','strong','main','h1','h2','h3','search','form','label','input','button','p','div','section',
+               'fieldset','span','i','b','svg','rect','circle','image','text','details','summary','select','option','footer','meter','code','pre'}
+    pages = ['/', '/?q=<script>alert(1)</script>', '/?q="><img src=x>', '/?circle=<b>', '/people?id=<script>', '/people?id=3', '/api', *(f'/item/{k}' for k in g.keys[1:]), '/item/<script>', f'/why/{g.keys[20]}']
+    for path in pages:
+        page = Page(v.get(path).text)
+        assert {t for t,_ in page.tags}<=allowed, path
+        assert not [a for _,a in page.tags for k in a if k.startswith('on') or k=='style'], path
+        assert all((o.get('src') or '').startswith('/static/') for o in page.all('script')), path
+    assert '\u202e' not in v.get('/').text and '\x1b' not in v.get('/').text
+    assert len(v.rated())==len(HOSTILE)
+    assert not any(line[:1] in '=+-@' for line in v.get('/export.csv').text.splitlines())
+
+def test_nothing_is_loaded_from_elsewhere(app):
+    from collab_notes.views import STATIC
+    v = Visitor(app)
+    r = v.get('/')
+    policy = r.headers['content-security-policy']
+    assert "default-src 'none'" in policy and 'unsafe' not in policy and 'http' not in policy
+    page = Page(r.text)
+    for tag,a in page.tags:
+        for k in ('src','href','action','hx-get','hx-post'):
+            assert k not in a or re.match(r'(/(?!/)|#)', a[k]), (tag, a)
+    for o in (*page.all('script'), *page.all('link')): assert v.get(o.get('src') or o['href']).status_code==200
+    for name in ('htmx','pico'): assert (STATIC/f'{name}-LICENSE.txt').read_text()
+    for o in STATIC.glob('page.*'): assert not re.search(r'https?://|eval\(|innerHTML', o.read_text())
+    assert 'script' in page.text or all(not o.get('type') for o in page.all('script'))
+
+def test_cookie_and_headers(app):
+    r = Visitor(app).get('/')
+    cookie = r.headers['set-cookie'].lower()
+    assert 'httponly' in cookie and 'samesite=lax' in cookie and 'path=/' in cookie
+    assert r.headers['x-content-type-options']=='nosniff' and r.headers['x-frame-options']=='DENY' and r.headers['cache-control']=='no-store'
+
+def test_other_sites_are_refused(app):
+    v = Visitor(app)
+    key,token = v.keys()[0],v.token
+    form = dict(token=token, rate=f'5 {key}')
+    other = [{'origin':'http://evil.example'}, {'origin':'null'}, {'sec-fetch-site':'cross-site'}, {'origin':'http://localhost:8888'}]
+    assert [v.http.post('/act', data=form, headers=o).status_code for o in other]==[403]*4
+    assert [v.http.get('/', headers={'host':o}).status_code for o in ('evil.example', 'localhost.evil.example', '10.0.0.1')]==[421]*3
+    assert [v.http.post('/act', data={**form, 'token':o}).status_code for o in ('', 'x', 'é', token[:-1])]==[403]*4
+    assert v.http.post('/act', json=form).status_code==415
+    assert v.http.post('/act', data={**form, 'more':'x'*300_000}).status_code==413
+    assert v.rated()=={}
+    assert v.http.post('/act', data=form, headers={'origin':'http://localhost:5001'}).status_code==200
+
+def test_a_cookie_that_is_made_up_is_nobody(app):
+    v = Visitor(app)
+    v.rate(v.keys()[0], 5)
+    name = app.site.visitors.cookie
+    for o in ('', 'x', 'a.b', v.http.cookies[name]+'0', v.http.cookies[name].split('.')[0], '\xe9'.encode('latin-1').decode('latin-1')):
+        w = Visitor(app)
+        w.http.cookies.set(name, o.encode('ascii', 'ignore').decode())
+        assert w.rated()=={}
+
+def test_off_this_machine_it_is_limited_and_shows_no_users(surface):
+    from collab_notes.guard import Rate
+    app = app_of(surface, hosts=['films.example'], only_here=False, rate=Rate(1., 30), people=False)
+    v = Visitor(app, base='http://films.example')
+    assert v.get('/people?id=3').status_code==400 and v.http.post('/api/recommend', json=dict(user=3)).status_code==422
+    assert v.http.post('/api/why', json=dict(user=3, item='i1')).status_code==422
+    assert 429 in {v.get('/api/health').status_code for _ in range(40)}
+
+@settings(max_examples=60)
+@given(st.dictionaries(st.sampled_from(['rate','unrate','hide','do','state','back','y 1']), st.text(max_size=40) | st.sampled_from(['4 ', '? 1', 'nan 1', '1e999 x', 'undo', 'numbers', '/item/x', '//evil'])))
+def test_forms_of_any_kind_are_answered(app, form):
+    v = Visitor(app, js=len(form)%2==0)
+    r = v.http.post('/act', data={**{k:x.encode('utf-8', 'replace').decode() for k,x in form.items()}, 'token':v.token}, headers=v.heads, follow_redirects=False)
+    assert r.status_code in (200,303,400,404), (form, r.status_code, r.text[:200])
+    assert r.headers.get('location', '/').startswith('/') and not r.headers.get('location', '/').startswith('//')
+
+@settings(max_examples=40)
+@given(st.text(max_size=60), st.dictionaries(st.sampled_from(['q','circle','is0','from0','to0','id','state']), st.text(max_size=30)))
+def test_addresses_of_any_kind_are_answered(app, path, query):
+    from urllib.parse import quote
+    v = Visitor(app)
+    for p in ('/', '/find', '/people', '/item/'+quote(path.encode('utf-8', 'replace'), safe=''), '/'+quote(path.encode('utf-8', 'replace'))):
+        r = v.http.get(p, params={k:x.encode('utf-8', 'replace').decode() for k,x in query.items()}, headers=v.heads, follow_redirects=False)
+        assert r.status_code in (200,303,307,404,405), (p, query, r.status_code)
+
+# kept
+
+@can_fork
+def test_nothing_is_lost_when_it_is_killed(tmp_path):
+    path = str(tmp_path/'page.db')
+    def rates(at):
+        from collab_notes.visitors import Visitors
+        v = Visitors(path)
+        for k in range(50):
+            v.rate('me', f'k{k}', f'film {k}', 1+k%5)
+            at(f'rated {k}')
+    with Child(rates) as c:
+        for where in c:
+            if where=='rated 20': c.kill()
+    assert c.code==-9
+    from collab_notes.visitors import Visitors
+    assert len(Visitors(path).of('me').ratings)==21
+
+def test_many_tabs_at_once(surface, tmp_path):
+    app = app_of(surface, store=str(tmp_path/'page.db'))
+    vs = [Visitor(app) for _ in range(4)]
+    keys,failed = vs[0].keys()[:10],[]
+    def work(v, k):
+        for key in keys:
+            if v.rate(key, 1+k).status_code!=200: failed.append(key)
+    ts = [threading.Thread(target=work, args=(v,k)) for k,v in enumerate(vs)]
+    for t in ts: t.start()
+    for t in ts: t.join()
+    assert failed==[] and [set(v.rated().values()) for v in vs]==[{1+k} for k in range(4)] and all(len(v.rated())==10 for v in vs)
+
+def test_a_model_is_swapped_under_it(surface, tmp_path):
+    from collab_notes.ease import EASE
+    from collab_notes.files import save
+    path = save(surface, tmp_path/'m.safetensors')
+    app = app_of(str(path), store=str(tmp_path/'page.db'))
+    v,s = Visitor(app),app.site.served[0]
+    v.rate(v.keys()[0], 5)
+    save(EASE(ratings_of(200, n_items=20)), path)
+    def settled():
+        s.looked = -1e9
+        v.get('/api/health')
+        if s.loading: s.loading.join()
+        return v.get('/api/health').json()
+    assert settled()['models'][0]['kind']=='EASE'
+    assert 'I like it' in v.get('/').text and len(v.rated())==1
+    Path(path).write_bytes(b'nothing')
+    said = settled()
+    assert said['status']=='old model' and said['models'][0]['kind']=='EASE' and 'Error' in said['models'][0]['error']
+    assert v.get('/').status_code==200
+
+def test_train_takes_visitors_in(surface, tmp_path, monkeypatch):
+    from collab_notes.cli import main
+    from collab_notes.files import load
+    from collab_notes.visitors import Visitors
+    ratings_of(300).to_csv(tmp_path/'r.csv', index=False)
+    db = Visitors(tmp_path/'page.db')
+    for k,y in (('i1',5),('i2',1),('new one',4)): db.rate('me', k, k, y)
+    db.close()
+    monkeypatch.chdir(tmp_path)
+    import conftest
+    conftest.drawn_not_rendered(monkeypatch)
+    main(['train', 'r.csv', '--also', 'page.db', '--n-epoch', '1', '--out', 'm'])
+    m = load('m')
+    assert m.vocab.n_users==22 and 'new one' in m.classes['item']
+    mine = m.history.pairs[m.history.pairs[:,0]==21]
+    assert len(mine)==3
+
+# the JSON
+
+def test_json_says_what_the_library_says(surface, app):
+    from collab_notes.coldstart import new_user
+    from collab_notes.lists import recommend
+    http = Visitor(app).http
+    mine = {'i1':5, 'i20':1, 'i3':4}
+    ask = lambda name, **body: http.post(f'/api/{name}', json=body)
+    got = ask('recommend', ratings=mine, n=5).json()['items']
+    want = new_user(surface, mine, n=5).top
+    assert [o['item'] for o in got]==list(want['item']) and np.allclose([o['score'] for o in got], want.prediction, atol=1e-4)
+    assert all(o['low']<=o['score']<=o['high'] for o in got)
+    got = ask('recommend', user='3', n=5).json()['items']
+    assert [o['item'] for o in got]==list(recommend(surface, 3, n=5, exclude=surface.history.pairs)['item'])   # nothing they have rated, held out or not
+    got = ask('why', ratings=mine, item='i7').json()
+    assert len(got['moved'])==3 and {o['item'] for o in got['moved']}==set(mine)
+    assert ask('new-user', ratings=mine).json()['rests_on']=='ratings' and ask('new-user').json()['rests_on']=='mean'
+    assert len(ask('similar', item='i1', n=3).json()['items'])==3
+
+@pytest.mark.parametrize('name,body,status,kind', [
+    ('recommend', dict(ratings={'nobody':5}), 404, 'UnseenIdError'), ('recommend', dict(ratings={'i1':99}), 422, 'SettingError'), ('recommend', dict(n=0), 400, 'BadBodyError'),
+    ('recommend', dict(n=10**9), 400, 'BadBodyError'), ('recommend', dict(user=99999), 404, 'UnseenIdError'), ('recommend', dict(user=1, ratings={}), 422, 'SettingError'),
+    ('recommend', dict(ratings=[dict(item='i1', rating=3)]*2), 422, 'RatingsError'), ('predict', {}, 400, 'BadBodyError'), ('predict', dict(items=['i1']*1001), 400, 'BadBodyError'),
+    ('similar', dict(item='<script>'), 404, 'UnseenIdError'), ('why', dict(item='i1'), 422, 'UnsupportedError'), ('recommend', dict(model='x'), 404, 'UnseenIdError'),
+    ('recommend', dict(ratings={f'i{k}':1 for k in range(1001)}), 400, 'BadBodyError'), ('recommend', [], 400, 'BadBodyError'), ('recommend', dict(foo=1), 400, 'BadBodyError')])
+def test_json_errors_are_typed(app, name, body, status, kind):
+    r = Visitor(app).http.post(f'/api/{name}', json=body)
+    assert (r.status_code, r.json()['type'])==(status, kind) and r.json()['error']
+
+def test_json_takes_no_other_body(app):
+    http = Visitor(app).http
+    heads = {'content-type':'application/json'}
+    for raw in (b'', b'{', b'{"n": NaN}', b'\xff\xfe', b'['*50_000, b'{"n":'+b'1'*5000+b'}', b'{"n": 1e400}'): assert http.post('/api/recommend', content=raw, headers=heads).status_code==400, raw[:20]
+    assert http.post('/api/recommend', data={'n':1}).status_code==415
+    assert http.post('/api/recommend', content=b' '*300_000, headers=heads).status_code==413
+    assert http.get('/api/recommend').status_code==405 and http.get('/api/nothing').json()['type']=='HTTPException'
