@@ -170,14 +170,14 @@ def why(g, body):
     if isinstance(who, int):
         df = g.model.why(g.model.vocab.ids([who], False).item(),
                          g.model.vocab.ids([row]).item(), n)
-        told = list(zip(map(str, df[g.model.item_name]), df['adds'].tolist()))
-        return dict(score=_finite(df.attrs['score']), moved=_moved(told))
+        adds = list(zip(map(str, df[g.model.item_name]), df['adds'].tolist()))
+        return dict(score=_finite(df.attrs['score']), moved=_moved(adds))
     said = g.why(who, [row], n)
     if isinstance(said, str): raise UnsupportedError(said)
     return dict(score=_finite(g.model.bounded(who.folded.scores[[row]]).item()),
                 moved=_moved([(g.texts[r],y) for r,y in said[0]]))
 
-def _moved(told): return [dict(item=i, adds=_finite(y)) for i,y in told]
+def _moved(adds): return [dict(item=i, adds=_finite(y)) for i,y in adds]
 
 ANSWERS = {'recommend':recommend, 'predict':predict, 'new-user':new_user, 'similar':alike,
            'why':why}

@@ -324,6 +324,7 @@ def test_the_tour_knows_how_long_a_lesson_is():
 def test_the_extra_book_brings_what_notebooks_import():
     "Beyond the library and Jupyter"
     brought = {'collab_notes','torch','numpy','fastcore','fastprogress','sklearn','scipy','IPython','minutes','address'}
+    brought |= {'fasthtml' for o in listed('requirements') if Requirement(o).name=='python-fasthtml'}
     brought |= {Requirement(o).name for o in listed('requirements')} | {'pytrec_eval' for o in listed('book_requirements') if o=='pytrec-eval-terrier'}
     found = {}
     for o in notebooks:
