@@ -93,15 +93,17 @@ BODIES = dict(
 BODIES['new-user'] = _body(ratings=_RATINGS, n=_N, model=_MODEL)
 
 # %% ../nbs/library/api.ipynb #bb8a2be0
+def _text(id): return str(int(id)) if isinstance(id, float) else str(id) # JSON's 5.0 is 5
+
 def item_row(g, id): # a `Guide`; as it came → its row
     "The row of an item; raises `UnseenIdError`"
-    text = str(int(id)) if isinstance(id, float) else str(id)
+    text = _text(id)
     if (row := g.row_of.get(key_of(text))) is not None: return row
     raise g.model.vocab.stranger([text], True)
 
 def user_row(g, id): # a `Guide`; as it came → its row
     "The row of a user; raises `UnseenIdError`"
-    text = str(int(id)) if isinstance(id, float) else str(id)
+    text = _text(id)
     own = g.once('users', lambda: {str(o):r for r,o in enumerate(
         g.model.classes[g.model.user_name]) if r})
     if text in own: return own[text]

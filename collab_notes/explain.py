@@ -80,6 +80,7 @@ def reasons_of(self:Surface, user:int, # row of a user
     whole,scores = q@self.user_factors[user].double()*scale,self.pair_scores(user, items)
     return [Reasons(j, *o) for o in zip(adds*scale[:,None], scores.tolist(), whole.tolist())]
 
+# %% ../nbs/11_reasons.ipynb #12071f7c
 @patch
 def reasons(self:Surface, user:int, # row of a user
             item:int, # row of an item

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'shown', 'Teller', 'telling', 'progress', 'input_file', 'forget_input', 'input_lines', 'lines_of',
            'is_special', 'check_file', 'made_folder', 'check_folder', 'format_of', 'check_out', 'digits_for',
-           'plain_table', 'no_formulas', 'as_bytes', 'write', 'write_picture']
+           'plain_table', 'no_formula', 'no_formulas', 'as_bytes', 'write', 'write_picture']
 
 # %% ../nbs/library/streams.ipynb #47fbaca1
 import codecs, io, os, re, shutil, sys, tempfile
@@ -217,14 +217,17 @@ def plain_table(df, # a table
 # %% ../nbs/library/streams.ipynb #3e496bf4
 _FORMULA = '=','+','-','@','\t','\r'
 
+def no_formula(o): # a value
+    "The value, with a `'` before it if it is a text that a spreadsheet would run"
+    return f"'{o}" if isinstance(o, str) and o.startswith(_FORMULA) else o
+
 def no_formulas(df): # a table
-    "The table, with a `'` before each text that a spreadsheet would run"
+    "The table, each text of it as `no_formula` has it"
     from pandas.api.types import is_numeric_dtype
-    safe = lambda o: f"'{o}" if isinstance(o, str) and o.startswith(_FORMULA) else o
     res = df.copy()
     for k in df:
-        if not is_numeric_dtype(df[k]): res[k] = df[k].map(safe)
-    return res.set_axis(map(safe, df.columns), axis=1)
+        if not is_numeric_dtype(df[k]): res[k] = df[k].map(no_formula)
+    return res.set_axis(map(no_formula, df.columns), axis=1)
 
 def _table_text(df):
     if not len(df): return f"There is nothing to show ({', '.join(map(str, df.columns))}).\n"

@@ -8,7 +8,7 @@ __all__ = ['STATIC', 'asset', 'Visit', 'found', 'view', 'act', 'acted', 'whole',
 
 # %% ../nbs/library/views.ipynb #a920c1de
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -56,9 +56,7 @@ class Visit:
     def visitor(self): return self.visitors.of(self.who)
     @property
     def dots(self): return f'/map.svg?v={self.since:.2f}'
-    def changed(self): # a `Visit` that sees what has been changed since
-        return Visit(self.guides, self.names, self.visitors, self.who, self.state, self.since,
-                     self.people)
+    def changed(self): return replace(self) # a `Visit` that sees what has been changed since
 
 # %% ../nbs/library/views.ipynb #c46609f9
 def found(g:Guide, q:str, n:int=8): # what was typed; how many → rows of items
@@ -78,11 +76,15 @@ def keys(self:Visit)->dict:
     return {self.g.keys[r]:y for r,y in self.rated(self.g)[0]}
 
 @patch
+def hides(self:Visit, g:Guide)->list: # one of its models
+    "Rows of what the visitor does not want"
+    return [g.row_of[k] for k in self.visitor.hidden if k in g.row_of]
+
+@patch
 def picks(self:Visit, g:Guide, n:int=10): # one of its models; how many
     "The best of one model, as the visitor has filtered it"
-    hide = [g.row_of[k] for k in self.visitor.hidden if k in g.row_of]
     want = tuple(o for o in self.state.want if o[0] in g.fields)
-    return g.best(g.said(self.rated(g)[0]), n, hide, self.state.circle, want)
+    return g.best(g.said(self.rated(g)[0]), n, self.hides(g), self.state.circle, want)
 
 # %% ../nbs/library/views.ipynb #040406db
 def _list_of(v, g):
@@ -108,8 +110,7 @@ def _see(v):
 def _rate(v):
     "What was found and what to ask; what was rated"
     g,keys = v.g,v.keys()
-    hide = [g.row_of[k] for k in v.visitor.hidden if k in g.row_of]
-    rows,why = g.questions(g.said(v.rated(g)[0]), 4, hide)
+    rows,why = g.questions(g.said(v.rated(g)[0]), 4, v.hides(g))
     ask = [found_part(g, v.state, found(g, v.state.q), keys), asked_part(g, rows, why, keys)]
     return ask,[mine_part(g, v.visitor, keys, v.rated(g)[1])]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .errors import ForeignFileError, SettingError
+from .streams import no_formula
 
 # %% ../nbs/library/visitors.ipynb #14cfc878
 MOST_RATINGS = 2000   # of one visitor
@@ -188,8 +189,7 @@ def csv_of(self:Visitors, who:str)->str: # an id
     out = io.StringIO()
     w = csv.writer(out)
     w.writerow(['item','rating'])
-    safe = lambda o: f"'{o}" if o[:1] in '=+-@\t\r' else o   # what a spreadsheet would run
-    w.writerows([safe(i), f'{y:g}'] for i,y in self.of(who).ratings.values())
+    w.writerows([no_formula(i), f'{y:g}'] for i,y in self.of(who).ratings.values())
     return out.getvalue()
 
 @patch

@@ -87,7 +87,8 @@ def lay_out(folder, url):
     stage = pages.Stage(ROOT, folder)
     for o in planned(cfg['website']['sidebar']['contents']): stage.add(f'nbs/{o}')
     for o in ALSO: stage.add(o)
-    for o in sorted((ROOT/'benchmarks/results').glob('*.md')): stage.add(o.relative_to(ROOT).as_posix())
+    results = [o.relative_to(ROOT).as_posix() for o in sorted((ROOT/'benchmarks/results').glob('*.md'))]
+    for o in results: stage.add(o)
     stage.run(processed())
     modules = reference.write(folder, ROOT, address(ROOT))
     png,alt = front.picture(ROOT, *front.MAP)
@@ -95,8 +96,7 @@ def lay_out(folder, url):
     stage.write('map.png', png); stage.write('card.png', front.card(png, info['lib_name'], info['description']))
     stage.write('dark.css', dark()); stage.write('robots.txt', 'User-agent: *\nAllow: /\n')
     for o in 'book.css','favicon.svg','404.md': shutil.copy(HERE/o, folder)
-    results = [dict(text=o.stem, href=o.relative_to(ROOT).as_posix()) for o in sorted((ROOT/'benchmarks/results').glob('*.md'))]
-    cfg = config(modules, results, url, info['version'])
+    cfg = config(modules, [dict(text=Path(o).stem, href=o) for o in results], url, info['version'])
     stage.write('_quarto.yml', yaml.safe_dump(cfg, allow_unicode=True, sort_keys=False))
 
 def build(out, url=None):
