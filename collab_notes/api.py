@@ -17,6 +17,7 @@ from starlette.routing import Route
 import collab_notes
 from .errors import (
     CollabError, RatingsError, SettingError, UnseenIdError, UnsupportedError)
+from .guard import told_json
 from .guide import CIRCLES, key_of
 import collab_notes.portrait   # what a guide can say, beside the list
 
@@ -194,7 +195,8 @@ def status_of(e:Exception)->int:
 
 def told(e:Exception): # → a response
     "An error as JSON"
-    return JSONResponse({'error':' '.join(str(e).split()), 'type':type(e).__name__}, status_of(e))
+    said = ' '.join(str(e).split())
+    return JSONResponse(told_json(said, type(e).__name__), status_of(e))
 
 def _no(name): raise ValueError(f'{name} is no JSON')
 
@@ -223,7 +225,7 @@ def routes(served, # `Served`, one or two
         async def _endpoint(req):
             kind = req.headers.get('content-type', '').partition(';')[0].strip().lower()
             if kind!='application/json':
-                return JSONResponse({'error':'Send application/json', 'type':'BadBodyError'}, 415)
+                return JSONResponse(told_json('Send application/json', 'BadBodyError'), 415)
             raw = await req.body()
             def _do():
                 body = body_of(raw, name)

@@ -49,14 +49,16 @@ def facts_for(m, # a `Model`
 
 # %% ../nbs/library/serving.ipynb #2f3e5d0e
 def listen(host:str, port:int): # an address or a name; 0 for any that is free → a socket
-    "A socket that is bound; raises `SettingError`"
+    "A socket that is bound, at which who comes early waits; raises `SettingError`"
     if not 0<=port<65536: raise SettingError(f"--port {port}: it must be from 0 to 65535")
     try: infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as e: raise SettingError(f"--host {host}: this is no address ({e})") from e
     family,kind,proto,_,where = infos[0]
     s = socket.socket(family, kind, proto)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try: s.bind(where)
+    try:
+        s.bind(where)
+        s.listen(256)
     except OSError as e:
         s.close()
         raise SettingError(f"--port {port}: {host} can't be used ({e.strerror or e}); choose "
