@@ -151,7 +151,7 @@ def predict(g, body):
     import torch
     who,rows = _about(g, body),torch.tensor([item_row(g, o) for o in body['items']])
     if isinstance(who, int): picks = g.picks_of(rows, g.scores_of(who))
-    else: picks = g.picks_of(rows, who.folded.scores, g.spread(who))
+    else: picks = g.picks_of(rows, who.folded.scores, g.spread(who, rows))
     return dict(items=[_plain(g, p) for p in picks])
 
 def new_user(g, body):

@@ -24,7 +24,8 @@ from .guard import Guard, Rate, told_json
 from .pages import as_query, because, found_part, map_dots, state_of
 from .swap import Served
 from .views import (
-    STATIC, Visit, act, acted, api_page, bare, found, home, item_page, people_page, trouble, why_page)
+    STATIC, Visit, act, acted, api_page, bare, found, home,
+    item_page, people_page, trouble, why_page)
 from .visitors import Visitors
 
 # %% ../nbs/library/app.ipynb #a3d4a9ce

@@ -260,7 +260,8 @@ def filters(g, state:State): # a `Guide`
     if not parts: return ''
     go = Button('Filter', cls='plain', type='submit', form='filter')
     fields = Div(*parts, go, cls='filters', hx_get='/', hx_target='#live', hx_select='#live',
-                 hx_swap='outerHTML', hx_push_url='true', hx_trigger='change', hx_include='#filters, #q')
+                 hx_swap='outerHTML', hx_push_url='true', hx_trigger='change',
+                 hx_include='#filters, #q')
     changed = bool(want) or state.circle!='known'
     return Details(Summary('Filter'), fields, open=changed, id='filters')
 
