@@ -33,7 +33,7 @@ class Site:
     "What all requests to a server share"
     def __init__(self, served, # `Served`, one or two
                  visitors:Visitors, # the file of ratings
-                 threads:int=4, # calls of a model at once
+                 threads:int=2, # calls of a model at once
                  most:int=400, # calls that wait for a thread; more are refused
                  people:bool=True): # are known users shown?
         self.people = people
@@ -168,7 +168,7 @@ def make_app(*models, # what `as_model` takes, or `Served`: one, or two to compa
              facts=None, # a table about items; see `Guide`
              hosts=(), only_here:bool=True, # see `Guard`
              rate:Rate=None, frames:str="'none'", # see `Guard`
-             threads:int=4, # calls of a model at once
+             threads:int=2, # calls of a model at once
              people:bool=True, # are the users of the model shown, by their ids?
             )->Guard: # an ASGI app
     "The page of one model, or of two side by side"
