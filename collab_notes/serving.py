@@ -10,6 +10,8 @@ import socket, threading, time
 from pathlib import Path
 from typing import Annotated
 
+from fastcore.imports import in_notebook
+
 from .errors import MissingColumnError, RatingsError, SettingError
 from .guard import Rate, is_loopback
 
@@ -140,9 +142,13 @@ class Shown:
         self.thread = threading.Thread(target=run, daemon=True, name='collab-notes-page')
         self.thread.start()
         until = time.monotonic()+30
-        while not self.server.started and time.monotonic()<until: time.sleep(0.01)
+        while not self.server.started and self.thread.is_alive() and time.monotonic()<until:
+            time.sleep(0.01)
+        if not self.server.started: raise SettingError('The page did not start: see the log')
 
+    def __repr__(self): return 'A page that runs while this does: a notebook shows it here'
     def _repr_html_(self):
+        if not in_notebook(): return None   # where nobody looks
         return (f'<iframe src="{self.url}" title="The page of a model" width="100%" '
                 f'height="{self.height}" frameborder="0"></iframe>')
     def stop(self):
