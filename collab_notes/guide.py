@@ -216,9 +216,8 @@ def spread(self:Guide, who, rows): # a `Newcomer`; of items (n,) → (n,), or `N
     sd = sd_of(self.surface, f, rows) if f.sd is None and 'cov' in f.row else f.sd
     if sd is None: return None
     if f.sd is not None: sd = sd[rows]
-    prior = f.row.get('prior')
-    noise = prior.noise if prior is not None else noise_of(self.model)
-    return (sd.double()**2+noise).sqrt()
+    # not the prior's noise, in which there is some slack so that a few ratings move less
+    return (sd.double()**2+noise_of(self.model)).sqrt()
 
 @patch
 def picks_of(self:Guide, rows, # of items (n,)
