@@ -6,7 +6,7 @@
 __all__ = ['POLICY', 'HEADERS', 'is_loopback', 'Rate', 'told_json', 'Guard', 'host_of']
 
 # %% ../nbs/library/guard.ipynb #b4cbcde9
-import ipaddress, json, time
+import asyncio, ipaddress, json, time
 from collections import OrderedDict
 from urllib.parse import urlsplit
 
@@ -59,14 +59,16 @@ class Guard:
                  only_here:bool=True, # is it bound to this machine alone?
                  rate:Rate=None, # how many requests an address may send (default: any number)
                  most:int=2**18, # bytes of a request's body
+                 seconds:float=20., # until a body has to be there
                  frames:str="'none'"): # who may show it in a frame: `frame-ancestors`
         self.app,self.hosts,self.only_here = app,{o.lower() for o in hosts},only_here
-        self.rate,self.most = rate,most
+        self.rate,self.most,self.seconds = rate,most,seconds
         self.headers = {**HEADERS, 'content-security-policy':POLICY.format(frames=frames)}
         if frames=="'none'": self.headers['x-frame-options'] = 'DENY'
 
     async def __call__(self, scope, receive, send):
-        if scope['type']!='http': return await self.app(scope, receive, send)
+        if scope['type']=='lifespan': return await self.app(scope, receive, send)
+        if scope['type']!='http': return await send({'type':'websocket.close', 'code':1008})
         heads = {k.decode('latin-1'):v.decode('latin-1') for k,v in scope['headers']}
         twice = [k for k,_ in scope['headers']].count(b'host')>1
         no = (400,'There is more than one host') if twice else self.why_not(scope, heads)
@@ -118,15 +120,23 @@ def _own_origin(heads, host):
     except ValueError: return False
 
 # %% ../nbs/library/guard.ipynb #5c345faf
+async def _body(receive, most):
+    "All of a request's body, `None` if it ends before; stops where there is too much of it"
+    parts,more,size = [],True,0
+    while more and size<=most:
+        got = await receive()
+        if got['type']=='http.disconnect': return None
+        parts.append(got.get('body', b''))
+        size,more = size+len(parts[-1]),got.get('more_body', False)
+    return b''.join(parts)
+
 @patch
 async def _passed(self:Guard, scope, receive, send):
-    body,more = b'',True
-    while more:
-        got = await receive()
-        if got['type']=='http.disconnect': return
-        body,more = body+got.get('body', b''),got.get('more_body', False)
-        if len(body)>self.most:
-            return await self._refuse(scope, send, 413, f'A request may have {self.most:,} bytes')
+    try: body = await asyncio.wait_for(_body(receive, self.most), self.seconds)
+    except asyncio.TimeoutError: return await self._refuse(scope, send, 408, 'This takes too long')
+    if body is None: return
+    if len(body)>self.most:
+        return await self._refuse(scope, send, 413, f'A request may have {self.most:,} bytes')
     given = False
     async def _receive():
         nonlocal given
