@@ -266,7 +266,8 @@ _HEALTH = _object(status=dict(type='string', enum=['ok','old model']), version=_
                                users=dict(type='integer'), items=dict(type='integer'),
                                since=dict(type='number'), error=dict(type=['string','null'])))
 REFUSALS = {'400':'The body, or the host, is not as described', '403':'From a page of another site',
-            '404':'The model does not know this id', '408':'The body takes too long', '413':'The body is too large',
+            '404':'The model does not know this id', '408':'The body takes too long',
+            '413':'The body is too large',
             '415':'The body is no JSON', '422':'The model has no answer to this',
             '429':'Too many requests', '503':'Too many requests at once'}
 
