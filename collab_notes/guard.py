@@ -95,6 +95,7 @@ def why_not(self:Guard, scope, heads): # of the request; its headers
     host = heads.get('host', '')
     if not self.knows(host):
         return 421,'This server does not go by that name: start it with --allow-host NAME'
+    if '\0' in scope['path']: return 404,'There is no such page'
     length = heads.get('content-length', '0')
     if not length.isascii() or not length.isdigit(): return 400,'The length is no number'
     if int(length)>self.most: return 413,f'A request may have {self.most:,} bytes'
