@@ -208,7 +208,7 @@ def because(g, reasons, # [(row, what it adds)]; a text, if there are none; `Non
     "Which of the visitor's ratings moved it"
     if reasons is None:
         return A('why?', href=f'/why/{key}', cls='quiet why', hx_get=f'/why/{key}',
-                 hx_swap='outerHTML')
+                 hx_target='this', hx_swap='outerHTML')
     if isinstance(reasons, str): return Span(reasons, cls='quiet why')
     if not reasons: return Span('None of your ratings moved it.', cls='quiet why')
     parts = [_moved_html(g.titles[r], f'{y:+.2f}') for r,y in reasons]

@@ -36,7 +36,7 @@
   };
   document.addEventListener('htmx:beforeSwap', e => {
     const o = document.activeElement;
-    was = e.detail.target.id === 'live' && o && o.closest('#live') ? place(o) : null;
+    was = e.detail.target.matches('#live, .why') && o && o.closest('#live') ? place(o) : null;
   });
   document.addEventListener('htmx:afterSettle', () => {
     if (document.activeElement !== document.body) was = null;   // the reader has gone on

@@ -266,7 +266,7 @@ def test_numbers(open_tab, serve):
         page.locator('#asked button', has_text='Rate').first.click()
         page.locator('#mine h3', has_text='You have rated 3').wait_for()
 
-def test_likes_and_reasons_that_take_time(open_tab, serve):
+def test_two_models_side_by_side(open_tab, serve):
     "Two models side by side, the first of which reads choices alone; and what differs"
     from collab_notes.ease import EASE
     from collab_notes.quick import fit_quick
@@ -277,10 +277,31 @@ def test_likes_and_reasons_that_take_time(open_tab, serve):
     lists = page.locator('.list')
     assert lists.count()==2 and 'Recommended by first' in page.inner_text('.see') and 'Recommended by second' in page.inner_text('.see')
     before = [o.inner_text() for o in lists.all()]
-    page.get_by_role('button', name='I like Silent River').first.click() if page.get_by_role('button', name='I like Silent River').count() else page.locator('.like button').first.click()
+    page.locator('.like button').first.click()
     says(page, 'Rated')
     assert all(a!=o.inner_text() for a,o in zip(before, lists.all())) and 'on both lists' in page.inner_text('#differs')
     assert page.evaluate('document.documentElement.scrollWidth<=innerWidth')
+
+def test_reasons_that_take_time_come_when_asked_for(open_tab, serve):
+    "Of a net, with and without JavaScript"
+    import torch
+    from collab_notes.core import LayeredNet
+    from collab_notes.vocab import History
+    df,g = films(),torch.Generator().manual_seed(0)
+    h = History.of(df)
+    new = lambda *size: torch.randn(*size, generator=g)
+    s = serve(LayeredNet({'user_factors':new(h.vocab.n_users, 4), 'item_factors':new(h.vocab.n_items, 4), 'layers.0.weight':new(1, 8)}, [['linear',None]], (0.5,5.5), h.vocab, True, h))
+    for js in True,False:
+        page = open_tab(s, java_script_enabled=js).page
+        for _ in range(2):
+            n = len(rated(page))
+            page.locator('#asked .stars button').nth(4).click()
+            page.locator('#mine h3', has_text=f'You have rated {n+1}').wait_for()
+        assert page.get_by_role('link', name='why?').count()==10
+        page.get_by_role('link', name='why?').first.press('Enter')
+        page.locator('.why', has_text='moved').first.wait_for()
+        if js: until(page, "document.activeElement.closest('ol.picks li')")   # the keyboard goes on from there
+        assert page.url.startswith(s.url+'why/')!=js and (not js or page.get_by_role('link', name='why?').count()==9)
 
 def test_a_hostile_title_is_only_a_title(open_tab, serve):
     from collab_notes.vocab import History
