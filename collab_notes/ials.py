@@ -32,8 +32,10 @@ def solve_side(x, # weights of choices, sparse (n, m)
                rows=2**14, # at a time
               )->np.ndarray: # (n, k) float32
     "Factors in closed form, the other side's held"
-    k,sides = v.shape[1],_sides(v)
+    k = v.shape[1]
     up,base = np.triu_indices(k),torch.from_numpy(alpha*(v.T.astype(np.float64)@v))
+    if x.nnz<x.shape[1]: x,v = x[:,(seen := np.unique(x.indices))],v[seen]   # a newcomer's few
+    sides = _sides(v)
     eye,res = torch.eye(k, dtype=torch.double),np.zeros((x.shape[0],k), dtype=np.float32)
     for at in range(0, len(res), rows):
         part = x[at:at+rows]

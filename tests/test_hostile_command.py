@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from collab_notes.cli import COMMANDS
 from collab_notes.files import load, save
 from conftest import LIMIT, drawn_not_rendered, surface_of
+from forked import Forked
 from test_cli import check_mistake, check_saved, full_pipe, in_process, own, some_ratings
 
 unix = pytest.mark.skipif(os.name=='nt', reason='pipes, devices and rights of Unix')
@@ -43,33 +44,42 @@ DRAWN = "import matplotlib.figure\nmatplotlib.figure.Figure.savefig = lambda sel
 
 # saved first, then told
 
+@pytest.fixture(scope='module')
+def forked(tmp_path_factory):
+    res = Forked(tmp_path_factory.mktemp('forked'))
+    yield res
+    res.close()
+
+CLOSED = 'os.close(%d); sys.%s = None'
+
 @unix
-@pytest.mark.parametrize('stdout,encoding', [('gone','utf-8'), ('full','utf-8'), ('closed','utf-8'), ('pipe','ascii')])
-def test_training_outlives_its_standard_output(base, tmp_path, stdout, encoding):
+@pytest.mark.parametrize('stdout,encoding', [('gone','utf-8'), ('full','utf-8'), ('closed','utf-8'), ('there','ascii')])
+def test_training_outlives_its_standard_output(forked, tmp_path, stdout, encoding):
     "A reader that has gone, a full disk, a closed stream, one that has no bytes for `é`: the model is saved"
     src = some_ratings().assign(product=lambda o: o['product']+' ✓')
     src.to_csv(tmp_path/'r.csv', index=False)
     (tmp_path/'c').mkdir()
-    out = dict(gone=full_pipe, full=lambda: os.open('/dev/full', os.O_WRONLY), pipe=lambda: subprocess.PIPE, closed=lambda: None)[stdout]()
-    before = DRAWN+('\nimport os; os.close(1); sys.stdout = None' if stdout=='closed' else '')
-    r = spawn('train', 'r.csv', *few, '--out', 'm', cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, before=before, env=dict(PYTHONIOENCODING=encoding))
-    err = r.stderr.decode(encoding)
+    out = dict(gone=full_pipe, full=lambda: os.open('/dev/full', os.O_WRONLY)).get(stdout, lambda: None)()
+    try: r = forked.run('train', 'r.csv', *few, '--out', 'm', cwd=tmp_path, stdout=out, encoding=encoding, before=DRAWN+('\n'+CLOSED % (1,'stdout') if stdout=='closed' else ''))
+    finally:
+        if out is not None: os.close(out)
     m = check_saved(tmp_path/'m', r)
-    assert 'x0 é ✓' in m.classes['product'] and 'Traceback' not in err and 'Exception' not in err
-    if stdout=='full': assert r.returncode==2 and 'the work is done' in err and 'No space left' in err and err.count('\n')==1
-    else: assert (r.returncode,err)==(0, '')
-    if stdout=='pipe': assert r'\u2713' in r.stdout.decode(encoding)
+    assert 'x0 é ✓' in m.classes['product'] and 'Traceback' not in r.stderr and 'Exception' not in r.stderr
+    if stdout=='full': assert r.returncode==2 and 'the work is done' in r.stderr and 'No space left' in r.stderr and r.stderr.count('\n')==1
+    else: assert (r.returncode,r.stderr)==(0, '')
+    if stdout=='there': assert r'\u2713' in r.stdout.decode(encoding)
 
 @unix
-def test_data_that_nobody_can_take(base, tmp_path):
+def test_data_that_nobody_can_take(forked, base):
     "Data on a full disk is an error, to a reader that has gone the usual silence; on an ASCII stream data stays UTF-8"
-    with open('/dev/full', 'w') as full: r = spawn('recommend', 'mine', '-n', '1', '--format', 'csv', cwd=base, stdout=full, stderr=subprocess.PIPE, text=True)
+    run = lambda *args, **kwargs: forked.run('recommend', 'mine', *args, cwd=base, **kwargs)
+    with open('/dev/full', 'w') as full: r = run('-n', '1', '--format', 'csv', stdout=full.fileno())
     assert r.returncode==2 and 'No space left' in r.stderr and r.stderr.count('\n')==1
-    r = spawn('recommend', 'mine', '-n', '1', '--format', 'csv', cwd=base, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(PYTHONIOENCODING='ascii'))
-    assert (r.returncode,r.stderr)==(0,b'') and ' é' in pd.read_csv(io.BytesIO(r.stdout))['product'][0]
-    r = spawn('recommend', 'mine', '-n', '1', cwd=base, before='import os; os.close(1); sys.stdout = None', stderr=subprocess.PIPE, text=True)
+    r = run('-n', '1', '--format', 'csv', encoding='ascii')
+    assert (r.returncode,r.stderr)==(0,'') and ' é' in pd.read_csv(io.BytesIO(r.stdout))['product'][0]
+    r = run('-n', '1', before=CLOSED % (1,'stdout'))
     assert r.returncode==2 and 'closed' in r.stderr and r.stderr.count('\n')==1
-    r = spawn('recommend', 'mine', '-', cwd=base, before='import os; os.close(0); sys.stdin = None', stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    r = run('-', before=CLOSED % (0,'stdin'))
     assert r.returncode==2 and 'standard input is closed' in r.stderr and r.stderr.count('\n')==1
 
 # checked first, then worked for

@@ -2,6 +2,7 @@
 without which that fails; `.ci/run_all.py`, a step of `.ci/run`, really runs them. `nbdev-test` runs them too, but leaves cells out, and starts
 each in its own folder."""
 import ast, json, re, subprocess, sys
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ def said(source):
     "The directives of a cell, as `name: value`"
     return {m[1]:m[2].strip().lower() for m in re.finditer(r'^#\s*\|\s*([\w-]+):?(.*)$', source, re.M)}
 
+@lru_cache(None)
 def python(source): return TransformerManager().transform_cell(source)   # `%magic` and `!command`, as calls
 def undefined(source): return {o.message_args[0] for o in Checker(ast.parse(source)).messages if type(o).__name__ in UNDEFINED}-GIVEN
 

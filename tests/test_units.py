@@ -5,7 +5,7 @@ import torch
 
 from conftest import ratings_of
 
-TIMES = 1e-6, 0.01, 0.3, 7., 1000., 1e12
+TIMES = 1e-6, 0.3, 1000., 1e12
 
 def fit_(dls, **kw):
     from collab_notes.training import fit
@@ -62,7 +62,7 @@ def in_stars():
 def test_another_unit_is_the_same_model(in_stars, maker, times):
     for a,b in zip(in_stars(maker), scores(maker, times)): np.testing.assert_allclose(b, a, rtol=1e-4, atol=5e-4)
 
-@pytest.mark.parametrize('plus', [-20., 3., 100.])
+@pytest.mark.parametrize('plus', [-20., 100.])
 @pytest.mark.parametrize('maker', MAKERS)
 def test_shifted_ratings_are_the_same_model(in_stars, maker, plus):
     size = abs(plus)+5
