@@ -17,6 +17,7 @@ from starlette.routing import Route
 import collab_notes
 from .errors import (
     CollabError, RatingsError, SettingError, UnseenIdError, UnsupportedError)
+from .guard import told_json
 from .guide import CIRCLES, key_of
 import collab_notes.portrait   # what a guide can say, beside the list
 
@@ -150,7 +151,7 @@ def predict(g, body):
     import torch
     who,rows = _about(g, body),torch.tensor([item_row(g, o) for o in body['items']])
     if isinstance(who, int): picks = g.picks_of(rows, g.scores_of(who))
-    else: picks = g.picks_of(rows, who.folded.scores, g.spread(who))
+    else: picks = g.picks_of(rows, who.folded.scores, g.spread(who, rows))
     return dict(items=[_plain(g, p) for p in picks])
 
 def new_user(g, body):
@@ -194,7 +195,8 @@ def status_of(e:Exception)->int:
 
 def told(e:Exception): # → a response
     "An error as JSON"
-    return JSONResponse({'error':' '.join(str(e).split()), 'type':type(e).__name__}, status_of(e))
+    said = ' '.join(str(e).split())
+    return JSONResponse(told_json(said, type(e).__name__), status_of(e))
 
 def _no(name): raise ValueError(f'{name} is no JSON')
 
@@ -223,7 +225,7 @@ def routes(served, # `Served`, one or two
         async def _endpoint(req):
             kind = req.headers.get('content-type', '').partition(';')[0].strip().lower()
             if kind!='application/json':
-                return JSONResponse({'error':'Send application/json', 'type':'BadBodyError'}, 415)
+                return JSONResponse(told_json('Send application/json', 'BadBodyError'), 415)
             raw = await req.body()
             def _do():
                 body = body_of(raw, name)
@@ -264,7 +266,8 @@ _HEALTH = _object(status=dict(type='string', enum=['ok','old model']), version=_
                                users=dict(type='integer'), items=dict(type='integer'),
                                since=dict(type='number'), error=dict(type=['string','null'])))
 REFUSALS = {'400':'The body, or the host, is not as described', '403':'From a page of another site',
-            '404':'The model does not know this id', '413':'The body is too large',
+            '404':'The model does not know this id', '408':'The body takes too long',
+            '413':'The body is too large',
             '415':'The body is no JSON', '422':'The model has no answer to this',
             '429':'Too many requests', '503':'Too many requests at once'}
 

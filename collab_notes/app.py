@@ -20,11 +20,12 @@ from starlette.staticfiles import StaticFiles
 
 from .api import BusyError, routes, status_of
 from .errors import CollabError, SettingError, UnseenIdError
-from .guard import Guard, Rate
+from .guard import Guard, Rate, told_json
 from .pages import as_query, because, found_part, map_dots, state_of
 from .swap import Served
 from .views import (
-    STATIC, Visit, act, acted, api_page, found, home, item_page, people_page, trouble, why_page)
+    STATIC, Visit, act, acted, api_page, bare, found, home,
+    item_page, people_page, trouble, why_page)
 from .visitors import Visitors
 
 # %% ../nbs/library/app.ipynb #a3d4a9ce
@@ -32,7 +33,7 @@ class Site:
     "What all requests to a server share"
     def __init__(self, served, # `Served`, one or two
                  visitors:Visitors, # the file of ratings
-                 threads:int=4, # calls of a model at once
+                 threads:int=2, # calls of a model at once
                  most:int=400, # calls that wait for a thread; more are refused
                  people:bool=True): # are known users shown?
         self.people = people
@@ -87,7 +88,7 @@ def form_endpoint(site:Site, f): # makes a response of a request, a `Visit` and 
         token = form.get('token', '').encode('utf-8', 'replace')
         if who is None or not secrets.compare_digest(token, site.visitors.token(who).encode()):
             said = 'This form is not of a page of yours: reload the page. It needs cookies.'
-            return HTMLResponse(said, 403, {'x-said':said, 'cache-control':'no-store'})
+            return HTMLResponse(bare(said), 403, {'x-said':said, 'cache-control':'no-store'})
         state = dict(parse_qsl(form.get('state', '')[:4000]))
         try: return await site.work(lambda: f(req, site.visit(who, state), form))
         except CollabError as e: return _html(trouble(site.visit(who), e), _status(e))
@@ -140,13 +141,13 @@ def _not_found(req, e):
     said,status = 'There is no such page',getattr(e, 'status_code', 404)
     if status==405: said = 'That is not done this way'
     if req.url.path.startswith('/api/'):
-        return JSONResponse({'error':said, 'type':'HTTPException'}, status, e.headers)
-    return HTMLResponse(said, status, e.headers)
+        return JSONResponse(told_json(said, 'HTTPException'), status, e.headers)
+    return HTMLResponse(bare(said), status, e.headers)
 
 def _broken(req, e):
     said = 'Something went wrong that should not have: the terminal of the server says more'
-    if req.url.path.startswith('/api/'): return JSONResponse({'error':said, 'type':'Error'}, 500)
-    return HTMLResponse(said, 500, {'x-said':said})
+    if req.url.path.startswith('/api/'): return JSONResponse(told_json(said, 'Error'), 500)
+    return HTMLResponse(bare(said), 500, {'x-said':said})
 
 # %% ../nbs/library/app.ipynb #c14df498
 def _app(site):
@@ -167,7 +168,7 @@ def make_app(*models, # what `as_model` takes, or `Served`: one, or two to compa
              facts=None, # a table about items; see `Guide`
              hosts=(), only_here:bool=True, # see `Guard`
              rate:Rate=None, frames:str="'none'", # see `Guard`
-             threads:int=4, # calls of a model at once
+             threads:int=2, # calls of a model at once
              people:bool=True, # are the users of the model shown, by their ids?
             )->Guard: # an ASGI app
     "The page of one model, or of two side by side"

@@ -15,9 +15,11 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from .core import as_model
+from .core import Surface, as_model
 from .errors import SettingError, UnseenIdError
-from .newcomers import Newcomer, has_factors, noise_of, scale_of
+from .foldin import newcomer_of, sd_of
+from .newcomers import has_factors, noise_of, scale_of
+from .protocol import Model
 from .reading import enough_ratings
 from .side import SideTable, side_rows
 from .topn import stable_topk
@@ -106,14 +108,12 @@ def _facts_of(m, facts):
 # %% ../nbs/library/guide.ipynb #76b30eb2
 _MOST = 2**26   # bytes of scores that are remembered
 
-def _newcomer(m, rated):
-    "What `new_user` says of ratings that have been checked"
+def _newcomer(g, rated):
+    "What `new_user` says of ratings that have been checked; `spread` says how sure of a few items"
     rows,y = torch.tensor([r for r,_ in rated]).long(),torch.tensor([y for _,y in rated]).double()
-    folded,notes = m.fold(rows, y),[]
-    if not rated: notes.append('no ratings given: the best guess for anybody')
-    elif not m.reads_ratings: notes.append('ratings count as choices')
-    return Newcomer(m, False, folded, tuple(r for r,_ in rated), tuple(y.tolist()),
-                    'ratings' if rated else 'mean', (*notes, *folded.notes))
+    quick = g.surface is not None and type(g.model).fold in (Model.fold, Surface.fold)
+    folded = g.surface.fold(rows, y, sure=False) if quick else g.model.fold(rows, y)
+    return newcomer_of(g.model, rows, y, folded)
 
 @patch
 def said(self:Guide, rated, # (row, rating) of what a visitor has rated, sorted
@@ -123,7 +123,7 @@ def said(self:Guide, rated, # (row, rating) of what a visitor has rated, sorted
         if rated in self._said:
             self._said.move_to_end(rated)
             return self._said[rated]
-    res = _newcomer(self.model, rated)
+    res = _newcomer(self, rated)
     with self.lock:
         self._said[rated] = res
         while len(self._said)>max(8, _MOST//(16*len(self.texts))): self._said.popitem(last=False)
@@ -141,9 +141,10 @@ def row(self:Guide, key:str)->int: # from `key_of`
 def rated(self:Guide, ratings # key → rating
          )->tuple: # (row, rating), sorted; how many are of items that this model does not know
     "A visitor's ratings as the model takes them; those outside its scale are left out, too"
-    s = self.scale
-    ok = lambda y: s.low is None or s.kind=='like' or s.low<=np.float32(y)<=s.high
-    res = sorted((self.row_of[k],float(y)) for k,y in ratings.items() if k in self.row_of and ok(y))
+    s,own = self.scale,[(self.row_of[k],float(y)) for k,y in ratings.items() if k in self.row_of]
+    y = np.array([y for _,y in own], dtype=np.float32)
+    ok = (s.low<=y) & (y<=s.high) if s.low is not None and s.kind!='like' else y==y
+    res = sorted(o for o,fits in zip(own, ok.tolist()) if fits)
     return tuple(res),len(ratings)-len(res)
 
 @patch
@@ -208,39 +209,41 @@ def allowed(self:Guide, circle:str='known', # of `CIRCLES`
 Pick = namedtuple('Pick', 'row score low high count')
 
 @patch
-def spread(self:Guide, who): # a `Newcomer` → (n_items,), or `None`
+def spread(self:Guide, who, rows): # a `Newcomer`; of items (n,) → (n,), or `None`
     "Standard deviation of a rating around its prediction, where it is known"
     f = who.folded
-    if f.sd is None or not self.model.rates: return None
-    prior = f.row.get('prior')
-    noise = prior.noise if prior is not None else noise_of(self.model)
-    return (f.sd.double()**2+noise).sqrt()
+    if not self.model.rates: return None
+    sd = sd_of(self.surface, f, rows) if f.sd is None and 'cov' in f.row else f.sd
+    if sd is None: return None
+    if f.sd is not None: sd = sd[rows]
+    # not the prior's noise, in which there is some slack so that a few ratings move less
+    return (sd.double()**2+noise_of(self.model)).sqrt()
 
 @patch
 def picks_of(self:Guide, rows, # of items (n,)
              scores, # of all items (n_items,)
-             sd=None): # of ratings (n_items,), where known
+             sd=None): # of their ratings (n,), where known
     "Items as `Pick`s"
-    m,z,res = self.model,1.2816,[]   # a normal's 10 and 90 percent
-    shown = m.bounded(scores[rows])
-    for r,x in zip(rows.tolist(), shown.tolist()):
-        span = (None,None)
-        if sd is not None:
-            s = torch.tensor([scores[r]-z*sd[r], scores[r]+z*sd[r]])
-            span = m.bounded(s).tolist()
-        res.append(Pick(r, x, *span, None if self.counts is None else self.counts[r].item()))
-    return res
+    own,said,none = scores[rows],lambda x: self.model.bounded(x).tolist(),[None]*len(rows)
+    more = None if sd is None else (1.2816*sd).to(own.dtype)   # a normal's 10 and 90 percent
+    low,high = (none,none) if sd is None else (said(own-more),said(own+more))
+    count = none if self.counts is None else self.counts[rows].tolist()
+    return [Pick(*o) for o in zip(rows.tolist(), said(own), low, high, count)]
+
+def _top(g, scores, out, n, circle, want=()):
+    "Rows of the best, best first, without those that are `out`"
+    x = torch.where(g.allowed(circle, want), scores.double(), -torch.inf)
+    x[[*out, 0]] = -torch.inf
+    v,i = stable_topk(x[None], min(n, len(x)))
+    return i[0][v[0]>-torch.inf]
 
 @patch
 def best(self:Guide, who, # a `Newcomer`
          n:int=10, hidden=(), # how many; rows that are not wanted
          circle:str='known', want=()): # see `allowed`
     "The best of what has not been rated, best first, as `Pick`s"
-    scores = who.folded.scores
-    x = torch.where(self.allowed(circle, want), scores.double(), -torch.inf)
-    x[[*who.rated, *hidden, 0]] = -torch.inf
-    v,i = stable_topk(x[None], min(n, len(x)))
-    return self.picks_of(i[0][v[0]>-torch.inf], scores, self.spread(who))
+    rows = _top(self, who.folded.scores, (*who.rated, *hidden), n, circle, want)
+    return self.picks_of(rows, who.folded.scores, self.spread(who, rows))
 
 # %% ../nbs/library/guide.ipynb #ad92b1c0
 @patch
@@ -260,9 +263,6 @@ def scores_of(self:Guide, user:int)->torch.Tensor: # its row → (n_items,)
 @patch
 def best_of_user(self:Guide, user:int, n:int=10, circle='known'): # row; see `best`
     "The best of what a known user has not rated, as `Pick`s"
-    x = self.scores_of(user)
-    s = torch.where(self.allowed(circle), x.double(), -torch.inf)
-    if self.model.history is not None:
-        s[self.model.history.pairs[self.model.history.pairs[:,0]==user,1].long()] = -torch.inf
-    v,i = stable_topk(s[None], min(n, len(s)))
-    return self.picks_of(i[0][v[0]>-torch.inf], x)
+    x,h = self.scores_of(user),self.model.history
+    out = () if h is None else h.pairs[h.pairs[:,0]==user,1].tolist()
+    return self.picks_of(_top(self, x, out, n, circle), x)

@@ -47,7 +47,8 @@ def _steps(scale, key, title, now):
 
 @lru_cache(2**14)
 def rater(scale, key:str, title:str, # a `Scale`; of an item
-          now:float=None): # how it is rated
+          now:float=None, # how it is rated
+          part:str=''): # of the page; an item may stand in more than one, and be typed in each
     "What an item is rated with, as a string that is safe"
     if scale.kind=='like':
         res = Button('♥ liked' if now is not None else '♡ I like it', type='submit',
@@ -61,9 +62,10 @@ def rater(scale, key:str, title:str, # a `Scale`; of an item
                        aria_label=f'Rate {title}')
         return NotStr(to_xml(res, indent=False))
     span = '' if scale.low is None else f', from {scale.low:g} to {scale.high:g}'
-    number = Input(type='number', name=f'y {key}', step='any', min=scale.low, max=scale.high,
+    number = Input(type='number', name=f'y {key} {part}', step='any', min=scale.low, max=scale.high,
                    value=None if now is None else f'{now:g}', aria_label=f'Rate {title}{span}')
-    go = Button('Rate', name='rate', value=f'? {key}', type='submit', aria_label=f'Rate {title}')
+    go = Button('Rate', name='rate', value=f'? {key} {part}', type='submit',
+                aria_label=f'Rate {title}')
     return NotStr(to_xml(Div(number, go, cls='number'), indent=False))
 
 # %% ../nbs/library/pages.ipynb #2c625228
@@ -112,39 +114,47 @@ def how_often(g, row:int): # a `Guide`; of an item
     return _count(None if g.counts is None else g.counts[row].item())
 
 @lru_cache(2**14)
-def _row_html(scale, key, title, count, now, back):
+def _row_html(scale, key, title, count, now, part):
     "A row of an item, as a string that is safe; the same for all visitors"
     name = Div(A(title, href=f'/item/{key}', cls='title'), _count(count), cls='name')
-    do = Div(rater(scale, key, title, now), _take_back(key, title) if back else '', cls='do')
+    back = _take_back(key, title) if part=='mine' else ''
+    do = Div(rater(scale, key, title, now, part), back, cls='do')
     return NotStr(to_xml(Li(name, do), indent=False))
 
-def _row(g, row, rated, back=False):
+def _row(g, row, rated, part):
     count = None if g.counts is None else g.counts[row].item()
-    return _row_html(g.scale, g.keys[row], g.titles[row], count, rated.get(g.keys[row]), back)
+    return _row_html(g.scale, g.keys[row], g.titles[row], count, rated.get(g.keys[row]), part)
 
-def search_form(g, state:State):
+def search_form(state:State):
     "Where one types a title; finds as one types, where there is JavaScript"
-    rest = hidden(**as_query(state._replace(q=''), g))
     field = Input(type='search', name='q', value=state.q, id='q', autocomplete='off', maxlength=200,
                   placeholder='Type a title, typos forgiven', hx_get='/find', hx_target='#found',
-                  hx_swap='outerHTML', hx_trigger='input changed delay:100ms, search')
+                  hx_swap='outerHTML', hx_trigger='input changed delay:100ms, search',
+                  hx_include='closest form')
     label = Label('Find something to rate', field, _for='q')
-    form = Form(label, *rest, Button('Find', cls='plain'), method='get', action='/', cls='find')
+    form = Form(label, Button('Find', cls='plain'), method='get', action='/', id='find', cls='find')
     return ft('search', form)
+
+def _state_fields(g, state):
+    "The state for the forms of the page: to rate, to search (how it is filtered), to filter (`q`)"
+    rest = as_query(state._replace(q=''), g).items()
+    return [*hidden(state=urlencode(as_query(state, g))),
+            *(Input(type='hidden', name=k, value=v, form='find') for k,v in rest),
+            Input(type='hidden', name='q', value=state.q, form='filter')]
 
 def found_part(g, state:State, rows, rated): # a `Guide`; rows of items; key → rating
     "What a search has found"
     if not state.q: inside = ''
     elif not rows: inside = P('Nothing is called so. Try fewer letters, or one word of the title.')
-    else: inside = Ul(*(_row(g, r, rated) for r in rows), cls='items')
+    else: inside = Ul(*(_row(g, r, rated, 'found') for r in rows), cls='items')
     there = Span(f'{len(rows)} found', cls='quiet', role='status') if state.q and rows else ''
-    return Div(*hidden(state=urlencode(as_query(state, g))), there, inside, id='found')
+    return Div(*_state_fields(g, state), there, inside, id='found')
 
 def asked_part(g, rows, why:str, rated): # a `Guide`; rows of items; the reason
     "What would be worth knowing"
     if not rows: return ''
     return Section(H3('Worth asking you'), P(f'Because {why}.', cls='quiet') if why else '',
-                   Ul(*(_row(g, r, rated) for r in rows), cls='items'), id='asked')
+                   Ul(*(_row(g, r, rated, 'asked') for r in rows), cls='items'), id='asked')
 
 def _take_back(key, title):
     return Button('✕', name='unrate', value=key, type='submit', cls='small plain',
@@ -152,7 +162,7 @@ def _take_back(key, title):
 
 def mine_part(g, visitor, rated, foreign:int): # a `Visitor`; key → rating; how many are unknown
     "What the visitor has rated, newest first"
-    rows = [_row(g, g.row_of[k], rated, True) for k in visitor.ratings if k in rated]
+    rows = [_row(g, g.row_of[k], rated, 'mine') for k in visitor.ratings if k in rated]
     undo = Button('Undo', name='do', value='undo', cls='plain', disabled=not visitor.undo)
     clear = Button('Clear all', name='do', value='clear', cls='plain',
                    disabled=not (visitor.ratings or visitor.hidden))
@@ -198,7 +208,7 @@ def because(g, reasons, # [(row, what it adds)]; a text, if there are none; `Non
     "Which of the visitor's ratings moved it"
     if reasons is None:
         return A('why?', href=f'/why/{key}', cls='quiet why', hx_get=f'/why/{key}',
-                 hx_swap='outerHTML')
+                 hx_target='this', hx_swap='outerHTML')
     if isinstance(reasons, str): return Span(reasons, cls='quiet why')
     if not reasons: return Span('None of your ratings moved it.', cls='quiet why')
     parts = [_moved_html(g.titles[r], f'{y:+.2f}') for r,y in reasons]
@@ -211,7 +221,7 @@ def _pick_ends(scale, key, title, count):
     name = Div(A(title, href=f'/item/{key}', cls='title'), _count(count), cls='name')
     no = Button('Not interested', name='hide', value=key, type='submit', cls='small plain',
                 aria_label=f'Not interested in {title}')
-    do = Div(rater(scale, key, title), no, cls='do')
+    do = Div(rater(scale, key, title, None, 'pick'), no, cls='do')
     return [NotStr(to_xml(o, indent=False)) for o in (name, do)]
 
 def pick_row(g, pick, reasons): # see `because`
@@ -250,14 +260,14 @@ def filters(g, state:State): # a `Guide`
     if not parts: return ''
     go = Button('Filter', cls='plain', type='submit', form='filter')
     fields = Div(*parts, go, cls='filters', hx_get='/', hx_target='#live', hx_select='#live',
-                 hx_swap='outerHTML', hx_push_url='true', hx_trigger='change', hx_include='this')
+                 hx_swap='outerHTML', hx_push_url='true', hx_trigger='change',
+                 hx_include='#filters, #q')
     changed = bool(want) or state.circle!='known'
     return Details(Summary('Filter'), fields, open=changed, id='filters')
 
-def filter_form(state:State):
+def filter_form():
     "The form to which the fields of the filter belong"
-    own = hidden(q=state.q) if state.q else []
-    return Form(*own, id='filter', method='get', action='/')
+    return Form(id='filter', method='get', action='/')
 
 # %% ../nbs/library/pages.ipynb #44881ac3
 def _spot(xy): return f'{xy[0]:.3f}',f'{-xy[1]:.3f}'

@@ -118,6 +118,14 @@ def _refolded(s, prior, rated):
                    noise=sse/len(rated[2]), vectors=x)
 
 # %% ../nbs/library/priors.ipynb #290cb3e5
+def _some(rows, known, most):
+    "Rows, spread evenly, and their ratings, if there are more than `most`"
+    if most is None or len(rows)<=check_size('most', most, 2): return rows,known
+    rows = rows[torch.linspace(0, len(rows)-1, most).long()]
+    if known is None: return rows,None
+    at = torch.isin(known[0], rows)
+    return rows,tuple(o[at] for o in known)
+
 def learn_prior(o, # what `as_model` takes, made of factors and biases
                 history=None, # who rated what, see `as_model`
                 is_item:bool=False, # of users, or of items?
@@ -126,6 +134,7 @@ def learn_prior(o, # what `as_model` takes, made of factors and biases
                 # variance of ratings around predictions (default: from the ratings; without any,
                 # a sixth of `y_range`, squared)
                 noise:float=None,
+                most:int=10_000, # rows it is learned from, spread evenly over all (`None`: all)
                )->Prior:
     "How vectors and biases are spread among those who are known; raises `UnsupportedError`"
     s,rounds = as_model(o, history).as_surface(),check_size('rounds', rounds, 0)
@@ -133,7 +142,8 @@ def learn_prior(o, # what `as_model` takes, made of factors and biases
     if len(rows)<2:
         raise SettingError(f"Of {role(is_item)}s with {brief(min_ratings or 1)} ratings or more "
                            f"there are {len(rows)}: how they differ can't be learned from that")
-    prior,rated = _as_trained(s, rows, known_ratings(s, is_item, min_ratings), is_item)
+    rows,known = _some(rows, known_ratings(s, is_item, min_ratings), most)
+    prior,rated = _as_trained(s, rows, known, is_item)
     if rated is None: return replace(prior, noise=noise or _guess_noise(s))
     for _ in range(rounds): prior = _refolded(s, prior, rated)
     return replace(prior, noise=SLACK*prior.noise if noise is None else noise)
@@ -150,7 +160,7 @@ def decay_prior(o, # what `as_model` takes, made of factors and biases
     if not s.rates:
         raise UnsupportedError("The scores of this model are only an order: there are no errors of "
                                "ratings that weight decay was held in balance by")
-    p,known = learn_prior(s, is_item=is_item, rounds=0),known_ratings(s, is_item)
+    p,known = learn_prior(s, is_item=is_item, rounds=0, most=None),known_ratings(s, is_item)
     if known is None: raise SettingError("The ratings are not known here: give history=…")
     (q,b),x,(who,other,y) = other_side(s, is_item),coords(s, is_item),known
     f,d = rate_of((x[who]*q[other]).sum(1)+b[other], s.y_range)

@@ -10,6 +10,8 @@ import socket, threading, time
 from pathlib import Path
 from typing import Annotated
 
+from fastcore.imports import in_notebook
+
 from .errors import MissingColumnError, RatingsError, SettingError
 from .guard import Rate, is_loopback
 
@@ -49,14 +51,16 @@ def facts_for(m, # a `Model`
 
 # %% ../nbs/library/serving.ipynb #2f3e5d0e
 def listen(host:str, port:int): # an address or a name; 0 for any that is free → a socket
-    "A socket that is bound; raises `SettingError`"
+    "A socket that is bound, at which who comes early waits; raises `SettingError`"
     if not 0<=port<65536: raise SettingError(f"--port {port}: it must be from 0 to 65535")
     try: infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as e: raise SettingError(f"--host {host}: this is no address ({e})") from e
     family,kind,proto,_,where = infos[0]
     s = socket.socket(family, kind, proto)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try: s.bind(where)
+    try:
+        s.bind(where)
+        s.listen(256)
     except OSError as e:
         s.close()
         raise SettingError(f"--port {port}: {host} can't be used ({e.strerror or e}); choose "
@@ -138,9 +142,13 @@ class Shown:
         self.thread = threading.Thread(target=run, daemon=True, name='collab-notes-page')
         self.thread.start()
         until = time.monotonic()+30
-        while not self.server.started and time.monotonic()<until: time.sleep(0.01)
+        while not self.server.started and self.thread.is_alive() and time.monotonic()<until:
+            time.sleep(0.01)
+        if not self.server.started: raise SettingError('The page did not start: see the log')
 
+    def __repr__(self): return 'A page that runs while this does: a notebook shows it here'
     def _repr_html_(self):
+        if not in_notebook(): return None   # where nobody looks
         return (f'<iframe src="{self.url}" title="The page of a model" width="100%" '
                 f'height="{self.height}" frameborder="0"></iframe>')
     def stop(self):

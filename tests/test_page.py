@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from conftest import Child, can_fork, loaders_of, ratings_of, shapes_of, surface_of
+from conftest import LIMIT, Child, can_fork, loaders_of, ratings_of, shapes_of, surface_of
 from visits import HOSTILE, Page, Visitor, app_of
 
 @pytest.fixture(scope='module')
@@ -197,6 +197,80 @@ def test_off_this_machine_it_is_limited_and_shows_no_users(surface):
     assert v.http.post('/api/why', json=dict(user=3, item='i1')).status_code==422
     assert 429 in {v.get('/api/health').status_code for _ in range(40)}
 
+def test_the_list_of_attacks_names_tests_that_exist():
+    "Those in the notebook `guard`"
+    root = Path(__file__).parent
+    named = set(re.findall(r'`(test_\w+)`', (root.parent/'nbs/library/guard.ipynb').read_text(encoding='utf-8')))
+    there = {o for f in (root/'test_page.py', root/'browser/test_app.py') for o in re.findall(r'^def (test_\w+)', f.read_text(encoding='utf-8'), re.M)}
+    assert len(named)>=15 and named<=there, named-there
+
+def test_no_other_site_reads_an_answer_and_no_socket_is_opened(app):
+    from starlette.websockets import WebSocketDisconnect
+    v = Visitor(app)
+    for method in ('get','options'): assert not [k for k in getattr(v.http, method)('/api/health', headers={'origin':'http://evil.example', 'access-control-request-method':'POST'}).headers if k.startswith('access-control')]
+    for path in '/','/act','/live-reload':
+        with pytest.raises(WebSocketDisconnect), v.http.websocket_connect(path): pass
+
+def test_no_file_is_reached(app):
+    v = Visitor(app)
+    for path in ('/static/../app.py', '/static/%2e%2e/app.py', '/static/..%2fapp.py', '/static/%2e%2e%2f%2e%2e%2f%2e%2e%2fetc/passwd', '/static//etc/passwd', '/item/..%2f..%2fetc%2fpasswd', '/why/%00', '/static/%00', '/static/..\\app.py'):
+        r = v.http.get(path)
+        assert r.status_code==404 and 'import' not in r.text and 'root:' not in r.text, path
+
+def test_an_answer_has_no_headers_but_ours(app):
+    v = Visitor(app, js=False)
+    for back in ('/item/x\r\nset-cookie: a=b', '/item/x\r\n\r\n<script>', '/item/\\\\evil.example', '/item//evil.example', '//evil.example', 'http://evil.example', '/\\evil.example', 'javascript:alert(1)'):
+        r = v.http.post('/act', data=dict(token=v.token, do='undo', back=back), follow_redirects=False)
+        where = r.headers['location']
+        assert r.status_code==303 and re.match(r'/(\?|$|item/)', where) and not re.search(r'[\r\n\\]|//', where) and 'set-cookie' not in r.headers, back
+
+def test_ratings_of_a_visitor_end_somewhere(app, monkeypatch):
+    import collab_notes.visitors
+    monkeypatch.setattr(collab_notes.visitors, 'MOST_RATINGS', 3)
+    v = Visitor(app)
+    said = [v.rate(key, 3).text for key in v.keys()[:5]]
+    assert len(v.rated())==3 and all('keeps no more' in o for o in said[3:]) and not any('keeps no more' in o for o in said[:3])
+
+def test_an_export_is_no_formula(hostile):
+    v = Visitor(app_of(hostile))
+    g = v.http.app.site.served[0].guide
+    v.rate(g.keys[g.texts.index('=cmd|calc')], 5)
+    assert '=cmd' in v.get('/export.csv').text and all(o[0] not in '=+-@\t' for o in v.get('/export.csv').text.splitlines())
+
+def test_a_search_looks_at_few_titles_closely(app, monkeypatch):
+    import collab_notes.finding
+    from rapidfuzz import fuzz
+    looked = []
+    monkeypatch.setattr(collab_notes.finding.fuzz, 'WRatio', lambda q, o, was=fuzz.WRatio: looked.append((q, o)) or was(q, o))
+    from collab_notes.finding import Finder
+    f = Finder([f'title number {k} of very many' for k in range(5000)])
+    for q in ('a'*100_000, 'titel nubmer', '('*500+'a*'*500, '\u0301'*10_000+'title'): f(q)
+    assert 0<len(looked)<=4*200 and all(len(q)<=200 for q,_ in looked)
+    assert Visitor(app).get('/find?q='+'z'*5000, headers={'hx-request':'true'}).status_code==200
+
+def test_a_model_that_runs_code_does_not(surface, tmp_path):
+    import os, pickle
+    from collab_notes.files import save
+    class Evil:
+        def __reduce__(self): return os.mkdir,(str(tmp_path/'it ran'),)
+    path = Path(save(surface, tmp_path/'m.safetensors'))
+    app = app_of(str(path))
+    path.write_bytes(pickle.dumps(Evil()))
+    s = app.site.served[0]
+    s.looked = -1e9
+    Visitor(app).get('/api/health')
+    s.loading.join()
+    assert s.error and Visitor(app).get('/').status_code==200 and not (tmp_path/'it ran').exists()
+
+def test_more_at_once_than_it_can_do_is_refused(surface):
+    app = app_of(surface)
+    v = Visitor(app)
+    app.site.most = 0
+    r = v.http.post('/api/recommend', json={})
+    assert (r.status_code, r.json()['type'])==(503, 'BusyError') and v.get('/').status_code==503 and 'try again' in v.get('/').text
+    app.site.most = 1
+    assert v.http.post('/api/recommend', json={}).status_code==200 and v.get('/').status_code==200
+
 @settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from(['rate','unrate','hide','do','state','back','y 1']), st.text(max_size=40) | st.sampled_from(['4 ', '? 1', 'nan 1', '1e999 x', 'undo', 'numbers', '/item/x', '//evil'])))
 def test_forms_of_any_kind_are_answered(app, form):
@@ -280,6 +354,34 @@ def test_train_takes_visitors_in(surface, tmp_path, monkeypatch):
     assert m.vocab.n_users==22 and 'new one' in m.classes['item']
     mine = m.history.pairs[m.history.pairs[:,0]==21]
     assert len(mine)==3
+
+def test_without_a_model_it_trains_on_movielens_first(start, tmp_path):
+    "From nothing to a page. What stands for MovieLens is a few made-up ratings, so no network is needed"
+    import json, time, urllib.request
+    p = start("""
+import os, sys
+os.chdir(folder)
+sys.stdout = open('said.txt', 'w', buffering=1)
+import pandas as pd
+from collab_notes import movielens
+from conftest import ratings_of
+from matplotlib.figure import Figure
+Figure.savefig = lambda self, to, **kw: to.write(b'PNG'*500)
+df = ratings_of(500)
+movielens.movielens_ratings = lambda **kw: df.rename(columns=dict(item='title')).assign(movie=1, timestamp=1)
+movielens.movielens_movies = lambda: pd.DataFrame(dict(movie=range(30), title=[f'i{k}' for k in range(30)], year=range(1960, 1990)))
+from collab_notes.cli import main
+main(['serve', '--port', '0'])
+""", folder=str(tmp_path))
+    said,until = tmp_path/'said.txt',time.monotonic()+LIMIT
+    while not (m := re.search(r'(http://127\.0\.0\.1:\d+) ', said.read_text() if said.exists() else '')):
+        assert p.is_alive() and time.monotonic()<until, said.read_text()
+        time.sleep(0.05)
+    get = lambda path: urllib.request.urlopen(m[1]+path, timeout=LIMIT).read().decode()
+    page,told = Page(get('/')),said.read_text()
+    assert 'no model here yet' in told and 'Only this machine' in told and 'year from' in page.text and len(page.all('button', name='hide'))>0
+    assert json.loads(get('/api/health'))['models'][0]['items']==30 and (tmp_path/'collab-notes-model/model.safetensors').exists() and (tmp_path/'page.db').exists()
+    p.kill()
 
 # the JSON
 

@@ -36,9 +36,10 @@
   };
   document.addEventListener('htmx:beforeSwap', e => {
     const o = document.activeElement;
-    was = e.detail.target.id === 'live' && o && o.closest('#live') ? place(o) : null;
+    was = e.detail.target.matches('#live, .why') && o && o.closest('#live') ? place(o) : null;
   });
   document.addEventListener('htmx:afterSettle', () => {
+    if (document.activeElement !== document.body) was = null;   // the reader has gone on
     if (!was) return;
     const same = [...document.querySelectorAll('#live button')].find(o => o.name === was.name && o.value === was.value && (!was.part || o.closest(was.part)));
     const list = was.part && document.querySelector(was.part), li = list ? list.querySelectorAll('li') : [];
@@ -46,6 +47,12 @@
     const o = same || other;
     was = null;
     if (o) o.focus({ preventScroll: true });
+  });
+  // what has been typed while an answer was on its way is looked for again
+  document.addEventListener('htmx:afterSettle', e => {
+    const q = document.getElementById('q'), state = document.querySelector('#found input[name=state]');
+    if (e.target.id !== 'live' || !q || !state) return;
+    if ((new URLSearchParams(state.value).get('q') || '') !== q.value) htmx.trigger(q, 'search');
   });
   // an error is told, not swallowed
   document.addEventListener('htmx:responseError', e => tell(e.detail.xhr.getResponseHeader('x-said') || 'That did not work (' + e.detail.xhr.status + '). Reload the page.'));
