@@ -8,6 +8,7 @@ __all__ = ['COMMANDS', 'EXAMPLES', 'train', 'recommend', 'similar', 'explain', '
 # %% ../nbs/library/cli.ipynb #9c31d07a
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 from .console import (
@@ -130,7 +131,8 @@ def train(
         save_plots(learn, {} if lists else quality[:2], df, c, folder)
     print('\n', plain_table(quality, 3), '\n', sep='')
     tell_items(m, who, n, min_ratings)
-    print(f"Saved in {folder}: {', '.join(sorted(_SAVED))}")
+    print(f"Saved in {folder}: {', '.join(sorted(_SAVED))}",
+          f'A page to rate a few and see: collab-notes serve {quote(str(folder))}', sep='\n')
     return learn
 
 # %% ../nbs/library/cli.ipynb #dee7cf6b
