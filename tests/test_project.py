@@ -22,7 +22,7 @@ expected = ('index answers answers_exercises 00_data 01_latent_factors 02_from_s
             'ease ensemble errors evenness exercises exercises_more factormodel facts files foldin formats held ials inputs '
             'kept layout loaders lookups loops matrix movielens newcomers options overall plaintext plots posterior '
             'prior_test priors protocol questions quick reading ridge rowfit sampled sampler shapes shares shrink side '
-            'sizes splits start streams suite surface tables topn unknown unrated vocab widgets '
+            'sizes splits start streams suite surface tables topn unknown unrated vocab widgets wording '
             'api app finding guard guide pages portrait serving swap views visitors').split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)
