@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SparkRatings', 'need_spark', 'parse_conf', 'spark_session', 'spark_parquet', 'spark_ratings', 'some_spark_rows',
-           'count_faults', 'settle_spark_repeats', 'check_spark_ratings', 'spark_vocab', 'with_rows']
+           'count_faults', 'settle_spark_repeats', 'check_spark_ratings', 'spark_vocab', 'with_rows',
+           'spark_vocab_rows']
 
 # %% ../nbs/library/spark.ipynb #5fc8c727
 import os, sys, warnings
@@ -230,3 +231,17 @@ def with_rows(r:SparkRatings, vocab:Vocab, # ids that the vocab has not are left
     more = [F.col('time')] if 'time' in r.df.columns else []
     return res.select(F.col('user_row').alias('u'), F.col('item_row').alias('i'),
                       F.col('rating').cast('double').alias('rating'), *more)
+
+# %% ../nbs/library/spark.ipynb #eeef9c8a
+def spark_vocab_rows(df, # a Spark table with rows: u, i
+                     vocab:Vocab): # a Spark table with ids in their place: user, item
+    "Ids in place of row numbers"
+    from pyspark.sql import functions as F
+    spark = df.sparkSession
+    for is_item,name,col in ((False,'user','u'),(True,'item','i')):
+        ids = vocab.classes[vocab.name(is_item)][1:]
+        own = pd.DataFrame({'_row':range(1, len(ids)+1), name:list(ids)})
+        own = spark.createDataFrame(own.astype({'_row':'int32'}))
+        df = df.join(F.broadcast(own) if len(ids)<10**6 else own, df[col]==own['_row'])\
+            .drop('_row', col)
+    return df
