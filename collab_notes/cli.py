@@ -94,11 +94,20 @@ def train(
     # recommend items with at least so many training ratings (10, or fewer in a small table)
     min_ratings:int=None,
     no_history:bool=False, # save the model without the ratings it was trained on
+    engine:str='torch', # torch trains on this machine, spark in a cluster, from parquet
+    master:str='local[*]', # URL of Spark's master
+    # settings of Spark, as in spark.executor.memory=4g
+    conf:Annotated[str, {'action':'append'}]=None,
+    # where Spark writes the ratings that the model looks up (ratings.parquet in the folder --out)
+    history_out:str=None,
     out:str='collab-notes-model', # folder for the model and the plots; made if need be
 ): # the trained `Learner`
     "Train a model on a file of ratings; tells how good it is, what it has learned, and recommends"
     given = dict(locals())
     check_options(given)
+    from collab_notes.sparktrain import check_cluster, train_in_cluster
+    check_cluster(given)
+    if engine=='spark': return train_in_cluster(given)
     _check_goal(goal, n_models, checkpoint)
     from collab_notes.core import as_model
     from collab_notes.data import RatingsDataLoaders

@@ -122,6 +122,7 @@ def _among(*options):
     return lambda o: o in options, f"one of {', '.join(o for o in options if o)}"
 
 OPTIONS = dict(   # what an option's value must be: a test of it, and how that is said
+    engine=_among('torch','spark'),
     split=_among(*SPLITS), goal=_among(*GOALS), kind=_among(*PLOTS), metric=_among(*METRICS),
     format=_among(None, *FORMATS), n=_from(1), n_factors=_from(1), n_epoch=_from(1),
     n_models=_from(1), min_ratings=_from(0), n_labels=_from(0),

@@ -272,7 +272,7 @@ def _flat(o, name, tensors, vocab, history):
 def _flat_model(m, name, tensors, vocab, history):
     "A model within a model, or the whole"
     if m.vocab!=vocab: raise UnsavableError(f"{name}: {m!r} has other ids than the model it is in")
-    state,own = m.state(),m.history
+    state,own = m.state(),m.saved_history
     if why := _unsound(type(m), state, m) or (own is not None and _odd_history(own, vocab)):
         raise UnsoundModelError(f"{name or 'This model'} is not fit to be saved: {why}")
     if own is not None and history is not None and (own is history or _equal(own, history)):
@@ -386,7 +386,7 @@ Model.save = save
 
 # %% ../nbs/library/files.ipynb #0bc9a257
 _HOMES = dict(EASE='ease', Popularity='ease', Blend='blend', BayesianPMF='bayes',
-              ItemRidge='ridge', ImplicitALS='ials')
+              ItemRidge='ridge', ImplicitALS='ials', SparkFactors='sparkals')
 
 def _kind(name):
     "The class of a kind of model"

@@ -105,6 +105,11 @@ def with_history(self:Model, history # in any form that `History.of` takes
     res.scale,res.history = self.limits,History.of(history, self.vocab)
     return res
 
+@patch(as_prop=True)
+def saved_history(self:Model): # a `History`, or `None`
+    "What a file of the model holds of who rated what; nothing where it remembers where that lies"
+    return self.history
+
 @patch
 def without_history(self:Model): # another `Model`
     "The same model, to which no ratings are known"

@@ -22,7 +22,8 @@ expected = ('index answers answers_exercises 00_data 01_latent_factors 02_from_s
             'ease ensemble errors evenness exercises exercises_more factormodel facts files foldin formats held ials inputs '
             'kept layout loaders lookups loops matrix movielens newcomers options overall plaintext plots posterior '
             'prior_test priors protocol questions quick reading ridge rowfit sampled sampler shapes shares shrink side '
-            'sizes splits start streams suite surface tables topn unknown unrated vocab widgets '
+            'sizes splits start streams suite surface tables topn unknown unrated vocab widgets wording '
+            'spark sparkals sparkscore sparksplits sparktrain '
             'api app finding guard guide pages portrait serving swap views visitors').split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)
@@ -186,23 +187,26 @@ def test_no_name_is_undefined(path):
     bad = 'UndefinedName UndefinedLocal UndefinedExport ImportStarUsed ImportStarUsage ImportStarNotPermitted'.split()
     assert [str(o) for o in Checker(tree, str(path)).messages if type(o).__name__ in bad] == []
 
+EXTRAS = {'pyarrow','pyspark'}
+
 @each_module
 def test_imports_only_what_pip_install_brings(path):
-    "Not nbdev, not pytest: those come with `dev`. (fastai brings torch, numpy and fastcore; a function may ask for pyarrow, an extra.)"
+    "Not nbdev, not pytest: those come with `dev`. (fastai brings torch, numpy and fastcore; a function may ask for pyarrow or pyspark, extras.)"
     brought = {'collab_notes', *(Requirement(o).name for o in listed('requirements'))}
     brought |= {'fasthtml',   # of python-fasthtml
-                'torch', 'numpy', 'fastcore', 'fastprogress', 'sklearn', 'scipy', 'pyarrow'}
+                'torch', 'numpy', 'fastcore', 'fastprogress', 'sklearn', 'scipy', *EXTRAS}
     roots = {o.split('.')[0] for o in imported(path)}
     assert roots - brought - set(sys.stdlib_module_names) == set()
-    top = {a.name.split('.')[0] for o in ast.parse(path.read_text(encoding='utf-8')).body if isinstance(o, ast.Import) for a in o.names}
-    assert 'pyarrow' not in top
+    top = {n.split('.')[0] for o in ast.parse(path.read_text(encoding='utf-8')).body if isinstance(o, (ast.Import,ast.ImportFrom)) and not getattr(o, 'level', 0)
+           for n in ([o.module] if isinstance(o, ast.ImportFrom) else [a.name for a in o.names])}
+    assert not EXTRAS & top
 
 def default_exp(path):
     return next((d['default_exp'] for c in cells(path, 'code') if 'default_exp' in (d := directives(c))), None)
 
 def ours(names): return {o.split('.')[1] for o in names if o.startswith('collab_notes.')} - {''}
 
-serve_people = {'__main__','cli','console','matrix','guide','portrait','api','pages','swap','views','app','serving'}   # and so may import anything
+serve_people = {'__main__','cli','console','matrix','guide','portrait','api','pages','swap','views','app','serving','sparkscore','sparktrain'}   # and so may import anything
 
 def test_modules_import_only_those_before_them():
     "A library module imports library modules, a chapter's module these and those of chapters that the reader has met."

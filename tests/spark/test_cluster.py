@@ -1,0 +1,200 @@
+"""The same checks, splits, models, lists and measures from a cluster as from this machine; and when a worker is killed."""
+import re, threading
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from collab_notes.baselines import damped_means
+from collab_notes.errors import NoFileError, RatingsError, SettingError
+from collab_notes.files import load, save
+from collab_notes.lists import evaluate, recommend
+from collab_notes.matrix import check_model
+from collab_notes.quick import fit_quick
+from collab_notes.spark import check_spark_ratings, spark_ratings, spark_vocab, with_rows
+from collab_notes.sparkals import SparkALS, spark_damped_means
+from collab_notes.sparkscore import spark_evaluate, spark_recommend
+from collab_notes.sparksplits import spark_leave_last_out, spark_random_split, spark_temporal_split
+from collab_notes.splits import leave_last_out, temporal_split
+from collab_notes.tables import check_ratings
+from collab_notes.vocab import History
+from conftest import executors, made_up, wait_for
+
+GOOD = dict(user=['a','a','b','c'], item=['x','y','x','z'], rating=[4.,3.,5.,1.])
+SPOILT = [dict(user=['a',None,'b','c']), dict(user=['a','','b','c']), dict(item=['x','#na#','x','z']), dict(rating=[4.,float('nan'),5.,1.]),
+          dict(rating=[4.,float('inf'),5.,1.]), dict(rating=[4.,3.,99.,1.]), dict(user=['a']*4), dict(item=['x','x','x','z'])]
+
+def wording(e):
+    "A message without the rows that it shows, nor the code of its remedy, which is pandas' or Spark's"
+    return re.sub(r'\. (Fill|Mend|If|Make).*', '', re.sub(r' \([^()]*(\([^()]*\)[^()]*)*\)', '', str(e)))
+
+@pytest.mark.parametrize('bad', SPOILT, ids=lambda o: ', '.join(f'{k}={v}' for k,v in o.items()))
+def test_faults_are_those_of_pandas(spark, bad):
+    df = pd.DataFrame({**GOOD, **bad})
+    with pytest.raises(RatingsError) as ours: check_ratings(df, scale=(1,5))
+    rows = [tuple(o) for o in df.astype(object).where(df.notna() | (df==float('inf')), None).itertuples(index=False)]
+    if 'rating' in bad: rows = [tuple(o) for o in zip(*({**GOOD, **bad}).values())]
+    with pytest.raises(RatingsError) as theirs:
+        check_spark_ratings(spark.createDataFrame(rows, 'user string, item string, rating double'), scale=(1,5))
+    assert type(ours.value) is type(theirs.value)
+    assert wording(ours.value)==wording(theirs.value)
+    assert ours.value.column==theirs.value.column
+
+def test_policies_are_those_of_pandas(spark):
+    df = pd.DataFrame(dict(user=[1,1,2,2,1], item=[7,7,8,7,7], rating=[2.,4.,5.,1.,3.], time=[3,4,5,6,9]))
+    for policy in ('keep','first','last','mean'):
+        ours = check_ratings(df, duplicates=policy)
+        theirs = check_spark_ratings(spark.createDataFrame(df), duplicates=policy).df.toPandas()
+        by = ['user','item','rating']
+        assert sorted(ours[by].itertuples(index=False))==sorted(theirs[by].itertuples(index=False)), policy
+
+@pytest.mark.parametrize('kind', ['long','string','date','timestamp','double'])
+def test_ids_of_any_type(spark, kind):
+    ids = {'long':[5,-1,9], 'string':['b','ä','Z'], 'date':pd.to_datetime(['2024-01-02','1999-01-01','2030-01-01']).date,
+           'timestamp':[pd.Timestamp(f'20{k}-01-01').to_pydatetime() for k in (10,24,11)], 'double':[.5,2.,1.]}[kind]
+    df = spark.createDataFrame([(o, k, 1.) for k,o in enumerate(ids)], f'user {kind}, item int, rating double')
+    v = spark_vocab(spark_ratings(df))
+    assert v.classes['user'][1:]==tuple(sorted(ids))
+    back = {(o.u,o.i) for o in with_rows(spark_ratings(df), v).collect()}
+    assert back=={(v.row(o, False), k+1) for k,o in enumerate(ids)}
+
+def test_splits(spark, ratings, parquet):
+    r = spark_ratings(parquet, spark=spark)
+    pairs = lambda o: sorted((x.user,x.item) for x in o.df.select('user','item').collect())
+    many = r._replace(df=r.df.repartition(9))
+    ours = lambda o: [sorted(zip(ratings.user[k], ratings.movie[k])) for k in o]
+    for f,pandas in ((spark_random_split,None), (spark_temporal_split,temporal_split), (spark_leave_last_out,leave_last_out)):
+        a,b = map(pairs, f(r))
+        assert [a,b]==[*map(pairs, f(many))] and len(a)+len(b)==len(ratings)
+        if pandas: assert [a,b]==ours(pandas(ratings))
+    assert abs(len(pairs(spark_random_split(r)[1]))/len(ratings)-.2)<.04
+    assert pairs(spark_random_split(r, seed=1)[1])!=pairs(spark_random_split(r)[1])
+
+@pytest.fixture(scope='module')
+def trained(spark, parquet, tmp_path_factory):
+    als = SparkALS(6, n_epoch=5, seed=3)
+    train,valid = spark_random_split(spark_ratings(parquet, spark=spark))
+    return als,als.fit(train, valid, history=str(tmp_path_factory.mktemp('known')/'ratings.parquet')),train,valid
+
+def test_means_are_those_of_this_machine(spark, ratings, parquet):
+    r = spark_ratings(parquet, spark=spark)
+    h = History.of(ratings)
+    v = spark_vocab(r)
+    assert v==h.vocab
+    ours,theirs = damped_means(*h.part(), v.n_users, v.n_items),spark_damped_means(with_rows(r, v), v.n_users, v.n_items)
+    for a,b in zip(ours, theirs): np.testing.assert_allclose(a, b, atol=1e-5)
+
+def test_predictions_are_sparks_own(spark, trained):
+    als,m,_,_ = trained
+    u,i,_ = m.history.part(True)
+    pairs = spark.createDataFrame(pd.DataFrame(dict(u=u.int().numpy(), i=i.int().numpy())))
+    own = {(o.u,o.i):o.prediction for o in als.model_.transform(pairs).collect()}
+    own = torch.tensor([own[o] for o in zip(u.tolist(), i.tolist())])
+    assert (~own.isnan()).sum()>100
+    whole = own.nan_to_num(0.)+m.user_bias[u]+m.item_bias[i]
+    assert (m.raw_pairs(u, i)-whole).abs().max()<1e-4
+    assert (m.pair_scores(u, i)-whole.clamp(m.scale[0], m.scale[2])).abs().max()<1e-4
+
+@pytest.mark.parametrize('goal', ['ratings','lists'])
+def test_every_verb(spark, trained, tmp_path, goal):
+    m = trained[1]
+    if goal=='lists': m = SparkALS(6, n_epoch=3, goal='lists', alpha=2.).fit(trained[2], trained[3], history=str(tmp_path/'h.parquet'))
+    m = load(save(m, tmp_path/'m.safetensors'))
+    table = check_model(m)
+    refused = table[table!='yes']
+    assert list(refused.index) in ([],['bias_table']) if goal=='lists' else not len(refused), refused
+
+def test_the_page(trained):
+    from starlette.testclient import TestClient
+    from collab_notes.app import make_app
+    with TestClient(make_app(trained[1]), base_url='http://127.0.0.1') as page: assert page.get('/').status_code==200
+
+def test_history_stays_where_it_is(trained, tmp_path, ratings):
+    m = trained[1]
+    back = load(save(m, tmp_path/'m.safetensors'))
+    assert len(back.history)==len(ratings) and back.history.held_out.sum()==m.history.held_out.sum()>0
+    other = {**m.source, 'path':str(tmp_path/'gone.parquet')}
+    m2 = m.replace()
+    m3 = type(m).from_state({**m.state(), 'source':other}, m.vocab, None)
+    with pytest.raises(NoFileError, match='no longer there'): m3.history
+    known = m.history.table()
+    known.assign(held_out=False).to_parquet(other['path'])
+    with pytest.raises(RatingsError, match='not those'): type(m).from_state({**m.state(), 'source':other}, m.vocab, None).history
+    assert m2.predict(known.head(3)).prediction.tolist()==m.predict(known.head(3)).prediction.tolist()
+
+def test_settings_of_sparks(trained):
+    with pytest.raises(SettingError, match='n_factors'): SparkALS(rank=3).spark_als()
+    with pytest.raises(SettingError, match='no such'): SparkALS(magic=3).spark_als()
+    with pytest.raises(SettingError, match='CheckpointDir'): SparkALS(n_epoch=21).fit(trained[2])
+    assert SparkALS(numUserBlocks=3).spark_als().getNumUserBlocks()==3
+
+@pytest.mark.parametrize('kind', ['spark','quick'])
+def test_lists_and_measures(spark, trained, ratings, kind, tmp_path):
+    m = trained[1]
+    if kind=='quick': m = fit_quick(m.history.table())
+    held = trained[1].history.table(held_out=True)
+    held = held[held[m.item_name].isin(m.classes[m.item_name])]
+    ours = recommend(m, n=5)
+    theirs = spark_recommend(m, spark, n=5, block=(16,25), out=str(tmp_path/'lists.parquet')).toPandas()
+    assert len(ours)==len(theirs)==len(pd.read_parquet(tmp_path/'lists.parquet'))
+    theirs = theirs.sort_values([m.user_name,'rank'])
+    assert theirs[m.item_name].tolist()==ours[m.item_name].tolist()
+    np.testing.assert_allclose(theirs.prediction, ours.prediction, atol=1e-5)
+    a,b = spark_evaluate(m, spark, spark.createDataFrame(held), n=5),evaluate(m, held, n=5)
+    assert set(a)==set(b)
+    np.testing.assert_allclose(a[b.columns].to_numpy(), b.to_numpy(), rtol=1e-5)
+
+def test_equal_scores_come_in_the_order_of_ids(spark, ratings):
+    m = fit_quick(ratings)
+    m = m.replace(item_factors=torch.zeros_like(m.item_factors), item_bias=m.item_bias*0)
+    ours,theirs = recommend(m, n=7),spark_recommend(m, spark, n=7, block=(16,25)).toPandas()
+    assert theirs.sort_values([m.user_name,'rank'])[m.item_name].tolist()==ours[m.item_name].tolist()
+
+def test_the_command(cluster, spark, parquet, tmp_path, capfd):
+    from collab_notes.cli import main
+    main(['train', parquet, '--engine', 'spark', '--master', cluster.url, '--n-factors', '4', '--out', str(tmp_path/'mine')])
+    out = capfd.readouterr().out
+    assert cluster.url in out and 'rmse' in out
+    main(['recommend', str(tmp_path/'mine'), '3', '--n', '2', '--min-ratings', '1'])
+    assert len(capfd.readouterr().out.strip().splitlines())==3
+
+def with_a_kill(cluster, spark, work, due):
+    "The result of `work()`, in whose middle (when `due` says so) a worker is killed"
+    wait_for(lambda: executors(spark)==2)
+    res,lost = [],executors(spark)
+    t = threading.Thread(target=lambda: res.append(work()), daemon=True)
+    t.start()
+    wait_for(lambda: due() or not t.is_alive())
+    assert t.is_alive(), 'it was over before anybody could be killed'
+    cluster.kill()
+    wait_for(lambda: executors(spark)<lost)
+    assert t.is_alive(), 'it was over when the worker was lost'
+    t.join(200)
+    cluster.add_worker()
+    assert res, 'it did not survive'
+    return res[0]
+
+def stages(spark):
+    "Names of the stages that run"
+    tracker = spark.sparkContext.statusTracker()
+    infos = [tracker.getStageInfo(o) for o in tracker.getActiveStageIds()]
+    return [o.name for o in infos if o is not None]
+
+def test_a_worker_is_killed_in_the_middle_of_training(cluster, spark, tmp_path):
+    made_up(30_000, 600, 400).to_parquet(tmp_path/'r.parquet')
+    als = SparkALS(20, n_epoch=18, seed=1, numUserBlocks=4, numItemBlocks=4)
+    fit = lambda: als.fit(str(tmp_path/'r.parquet'), spark=spark)
+    whole = fit()
+    seen = lambda: any('ALS' in o for o in stages(spark))
+    killed = with_a_kill(cluster, spark, fit, seen)
+    for k in ('user_bias','item_bias'): torch.testing.assert_close(getattr(killed, k), getattr(whole, k), atol=1e-5, rtol=0)
+    a,b = ((o.user_factors@o.item_factors.T) for o in (whole,killed))
+    assert (a-b).abs().max()<1e-3 and a.abs().max()>.1
+
+def test_a_worker_is_killed_in_the_middle_of_scoring(cluster, spark):
+    m = fit_quick(made_up(60_000, 1500, 1200))
+    work = lambda: spark_recommend(m, spark, n=10, block=(20,200)).toPandas().sort_values([m.user_name,'rank'])
+    busy = lambda: any('toPandas' in o for o in stages(spark))
+    killed,ours = with_a_kill(cluster, spark, work, busy),recommend(m, n=10)
+    assert killed[m.item_name].tolist()==ours[m.item_name].tolist()

@@ -1,0 +1,88 @@
+"""What of Spark needs neither Spark nor Java: messages, names, options. What needs a cluster is in tests/spark."""
+import subprocess, sys
+
+import pytest
+
+from collab_notes.errors import CollabError, MissingColumnError, NoFileError, SettingError
+from collab_notes.spark import need_spark, parse_conf, spark_ratings, spark_session
+from collab_notes.sparkals import SparkALS, fingerprint, read_reference
+from collab_notes.sparktrain import check_cluster, history_path
+
+OPTIONS = dict(engine='spark', file='s3a://lake/r.parquet', master='local[*]', conf=None, history_out=None, no_history=False, out='mine', sep=None,
+               header=False, decimal=None, encoding=None, comment=None, missing=None, wide=False, items_file=None, also=None, n_models=1, lr=None,
+               checkpoint=None, user=None, n=10, min_ratings=None, no_header=False)
+
+def test_the_missing_extra_is_named(monkeypatch):
+    monkeypatch.setattr('collab_notes.spark.find_spec', lambda o: None)
+    for f in (need_spark, spark_session):
+        with pytest.raises(CollabError, match=r"pip install 'collab-notes\[spark\]'"): f()
+
+class Frame:
+    "What `spark_ratings` asks of a table of Spark's"
+    rdd = None
+    def __init__(self, *columns): self.columns,self.taken = list(columns),None
+    def __getitem__(self, o): return Column(o)
+    def select(self, *cols):
+        self.taken = [o.text for o in cols]
+        return self
+
+class Column:
+    def __init__(self, text): self.text = text
+    def alias(self, o): return Column(f'{self.text} as {o}')
+
+class Session:
+    "A session that notes what it is asked to read"
+    def __init__(self, *columns): self.asked,self.read,self.columns = [],self,columns
+    def parquet(self, path):
+        self.asked.append(path)
+        return Frame(*self.columns)
+
+@pytest.mark.parametrize('path', ['s3a://lake/ratings.parquet', 'hdfs://name:9000/r', '/nowhere/at all.parquet', 'r.parquet'])
+def test_a_path_goes_to_spark_as_it_is(path, monkeypatch):
+    pytest.importorskip('pyspark')
+    def no(*args, **kw): raise AssertionError('a path was opened')
+    s = Session('userId', 'movieId', 'rating', 'timestamp')
+    for o in ('builtins.open', 'os.stat', 'os.path.exists', 'pathlib.Path.exists', 'pathlib.Path.is_file'): monkeypatch.setattr(o, no)
+    r = spark_ratings(path, spark=s)
+    monkeypatch.undo()
+    assert s.asked==[path]==[r.path]
+    assert r.df.taken==['`userId` as user', '`movieId` as item', '`rating` as rating', '`timestamp` as time']
+    assert r.names==dict(user='userId', item='movieId', rating='rating', time='timestamp')
+
+def test_columns_that_are_not_recognised():
+    with pytest.raises(MissingColumnError): spark_ratings(Frame('a','b','c'))
+    with pytest.raises(SettingError, match='not list'): spark_ratings([1,2])
+
+def test_options():
+    check_cluster(OPTIONS)
+    for k,v in dict(sep=',', n_models=2, checkpoint='x', user='3', n=5, missing='0').items():
+        with pytest.raises(SettingError, match=f"--{k.replace('_', '-')}: it does not go with"): check_cluster({**OPTIONS, k:v})
+    for file in (None,'-'):
+        with pytest.raises(SettingError, match='give a FILE'): check_cluster({**OPTIONS, 'file':file})
+    for k,v in dict(master='local[2]', conf=['spark.a=1'], history_out='x').items():
+        with pytest.raises(SettingError, match='goes with --engine spark'): check_cluster({**OPTIONS, 'engine':'torch', k:v})
+    with pytest.raises(SettingError, match='--history-out'): history_path(OPTIONS)
+    assert history_path({**OPTIONS, 'history_out':'s3a://x'})=='s3a://x' and history_path({**OPTIONS, 'no_history':True}) is None
+    assert parse_conf(['spark.a=b=c'])=={'spark.a':'b=c'}
+    for o in ('spark.a','a=b'):
+        with pytest.raises(SettingError, match='--conf'): parse_conf([o])
+
+def test_settings():
+    for kw in (dict(n_factors=0), dict(wd=-1), dict(wd=float('nan')), dict(goal='stars'), dict(n_sweeps=0), dict(seed=-1)):
+        with pytest.raises(SettingError, match=next(iter(kw))): SparkALS(**kw)
+
+def test_a_fingerprint_knows_any_change():
+    one = fingerprint([1,2,3], [4,5,6], [1.,2.5,3.])
+    assert one==fingerprint([3,1,2], [6,4,5], [3.,1.,2.5])
+    for other in (([1,2,3], [4,6,5], [1.,2.5,3.]), ([1,2,3], [4,5,6], [1.,3.,2.5]), ([1,2,4], [4,5,6], [1.,2.5,3.]), ([1,2], [4,5], [1.,2.5])):
+        assert fingerprint(*other)!=one
+
+def test_ratings_that_are_gone(tmp_path):
+    with pytest.raises(NoFileError, match='no longer there'):
+        read_reference(dict(path=str(tmp_path/'r.parquet'), columns=['u','i','rating',None], rows=1, sum=0), None)
+
+def test_help_loads_neither_torch_nor_spark():
+    code = "import sys; from collab_notes.cli import main; main(['--help']); main(['train','--help'])"
+    check = "\n".join(["import sys, atexit", "atexit.register(lambda: print(sorted({'torch','pyspark','pandas'} & set(sys.modules)), file=sys.stderr))", code])
+    res = subprocess.run([sys.executable, '-c', check], capture_output=True, text=True, timeout=120)
+    assert res.stderr.strip()=='[]' and '--engine' in res.stdout, res.stderr
