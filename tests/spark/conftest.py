@@ -1,6 +1,6 @@
 """A real cluster of Spark's own: a master and two workers, each a process of its own on loopback, and a session at it that all tests here
 share. Without pyspark or Java they are skipped, unless COLLAB_NOTES_SPARK=1 says that both should be there."""
-import os, shutil, signal, socket, subprocess, sys, time
+import ctypes, os, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,10 @@ def free_port():
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
+def end_with_us():
+    "In a child: it ends when its parent does, however that ends (Linux)"
+    if sys.platform=='linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)   # PR_SET_PDEATHSIG
+
 class Cluster:
     "Spark's master and workers as processes; `kill` is SIGKILL, of a worker and its executor"
     def __init__(self, folder):
@@ -36,7 +40,7 @@ class Cluster:
         log = open(self.folder/f'{name}-{self.started}.log', 'w')
         self.started += 1
         return subprocess.Popen([str(self.bin), f'org.apache.spark.{name}', *args], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.env,
-                                start_new_session=True)
+                                start_new_session=True, preexec_fn=end_with_us)
 
     def add_worker(self):
         self.workers.append(self.run('deploy.worker.Worker', '--cores', '1', '--memory', '1g', '--host', '127.0.0.1',
