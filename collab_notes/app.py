@@ -175,7 +175,7 @@ def make_app(*models, # what `as_model` takes, or `Served`: one, or two to compa
     if not 1<=len(models)<=2: raise SettingError(f"There are {len(models)} models: give one or two")
     torch.set_num_threads(1)
     served = [o if isinstance(o, Served) else Served(o, facts) for o in models]
-    if len({o.name for o in served})<len(served): served[1].name += ' (2)'
+    if len({o.name for o in served})<len(served): served[1].called(f'{served[1].name} (2)')
     site = Site(served, store if isinstance(store, Visitors) else Visitors(store), threads,
                 people=people)
     res = Guard(_app(site), hosts, only_here, rate, frames=frames)

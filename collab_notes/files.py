@@ -272,14 +272,14 @@ def _flat(o, name, tensors, vocab, history):
 def _flat_model(m, name, tensors, vocab, history):
     "A model within a model, or the whole"
     if m.vocab!=vocab: raise UnsavableError(f"{name}: {m!r} has other ids than the model it is in")
-    state,own = m.state(),m.saved_history
+    state,own = m.state(),(known := m.saved_history)
     if why := _unsound(type(m), state, m) or (own is not None and _odd_history(own, vocab)):
         raise UnsoundModelError(f"{name or 'This model'} is not fit to be saved: {why}")
     if own is not None and history is not None and (own is history or _equal(own, history)):
         own = 'same'
     if isinstance(own, History):
         own = _flat(_history_state(own), _join(name, 'history'), tensors, vocab, None)
-    flat = {k:_flat(v, _join(name, k), tensors, vocab, m.history) for k,v in state.items()}
+    flat = {k:_flat(v, _join(name, k), tensors, vocab, known) for k,v in state.items()}
     return dict(model=m.kind, state=flat, history=own)
 
 def _history_state(h): return dict(pairs=h.pairs, ratings=h.ratings, held_out=h.held_out)

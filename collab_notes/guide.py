@@ -155,7 +155,7 @@ def check_rating(self:Guide, y # a number, or text
     try: y = float(str(y).strip().replace(',', '.'))
     except ValueError: y = float('nan')
     if s.kind=='like': return s.high if s.high is not None else 1.
-    if np.isfinite(y) and (s.low is None or s.low<=y<=s.high): return y
+    if np.isfinite(y) and (s.low is None or s.low<=np.float32(y)<=s.high): return y   # as kept
     what = 'a number' if s.low is None else f'a number from {s.low:g} to {s.high:g}'
     raise SettingError(f"A rating has to be {what}")
 

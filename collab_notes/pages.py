@@ -41,7 +41,8 @@ def _steps(scale, key, title, now):
     for y in scale.levels:
         on = now is not None and (y<=now if star else y==now)
         unit = ' star' if star and y==1 else ' stars' if star else ''
-        yield Button('★' if star else as_text(y), name='rate', value=f'{y:g} {key}', type='submit',
+        yield Button('★' if star else as_text(y), name='rate', type='submit',
+                     value=f'{y:.15g} {key}',
                      aria_label=f'{as_text(y)}{unit} for {title}', aria_pressed=str(y==now).lower(),
                      cls='on' if on else None)
 
@@ -63,7 +64,7 @@ def rater(scale, key:str, title:str, # a `Scale`; of an item
         return NotStr(to_xml(res, indent=False))
     span = '' if scale.low is None else f', from {scale.low:g} to {scale.high:g}'
     number = Input(type='number', name=f'y {key} {part}', step='any', min=scale.low, max=scale.high,
-                   value=None if now is None else f'{now:g}', aria_label=f'Rate {title}{span}')
+                   value=None if now is None else f'{now:.15g}', aria_label=f'Rate {title}{span}')
     go = Button('Rate', name='rate', value=f'? {key} {part}', type='submit',
                 aria_label=f'Rate {title}')
     return NotStr(to_xml(Div(number, go, cls='number'), indent=False))
@@ -95,7 +96,7 @@ def as_query(state:State, guide)->dict: # the reverse of `state_of`
     at = {f:k for k,f in enumerate(guide.fields)}
     for f,v in state.want:
         if isinstance(v, str): res[f'is{at[f]}'] = v
-        else: res |= {f'{o}{at[f]}':f'{y:g}' for o,y in zip(('from','to'), v) if y is not None}
+        else: res |= {f'{o}{at[f]}':f'{y:.15g}' for o,y in zip(('from','to'), v) if y is not None}
     return res
 
 # %% ../nbs/library/pages.ipynb #283dccf9
@@ -244,7 +245,7 @@ def _span(k, column, span, q):
     "Two fields, for the ends of a span of numbers"
     for o,y in zip(('from','to'), span):
         yield Label(f'{column} {o}', Input(type='number', step='any', name=f'{o}{k}', form='filter',
-                                           value='' if y is None else f'{y:g}'))
+                                           value='' if y is None else f'{y:.15g}'))
 
 def filters(g, state:State): # a `Guide`
     "How the list is filtered; the fields are of the form `filter`, which stands elsewhere"

@@ -72,17 +72,19 @@ def address(sock, host:str)->str: # a bound socket; as it was given
     shown = f'[{host}]' if ':' in host else host
     return f'http://{shown}:{sock.getsockname()[1]}'
 
-def exposed(site, host:str, url:str, show_users:bool)->str: # a `Site`
+def exposed(site, host:str, url:str, show_users:bool, names=())->str: # a `Site`
     "What is at the address, and who can see what"
     one = lambda s,v: (f'{s.name} (column {v.item_name}: {v.n_items-1:,}, column {v.user_name}: '
                        f'{v.n_users-1:,})')
     what = ' and '.join(one(s, s.guide.model.vocab) for s in site.served)
     lines = [f'Model: {what}.',
              f'The page is at {url} (Ctrl-C stops it). Ratings are kept in {site.visitors.path}.']
-    if is_loopback(host): return '\n'.join([*lines, 'Only this machine can reach it.'])
+    here = is_loopback(host)
+    if here and not names: return '\n'.join([*lines, 'Only this machine can reach it.'])
+    who = f'comes by {", ".join(names)}' if here else f'can reach {host}'
     users = ('the lists and ratings of its users by their ids' if show_users else
              'nothing of its users (--show-users would show them by their ids)')
-    return '\n'.join([*lines, f'Whoever can reach {host} sees the titles and predictions of the '
+    return '\n'.join([*lines, f'Whoever {who} sees the titles and predictions of the '
                       f'model, and {users}; and may rate, under a number of their own. There is '
                       'no password, and no encryption: put a proxy with https in front of it. '
                       'An address may send 20 requests a second.'])
@@ -100,10 +102,10 @@ def _models(paths):
     else: print(f'Serving the model in {here}.')
     return [here]
 
-def _server(app):
+def _server(app, proxied=False): # is it called by a proxy on this machine?
     import uvicorn
     return uvicorn.Server(uvicorn.Config(
-        app, log_level='warning', access_log=False, proxy_headers=False, server_header=False,
+        app, log_level='warning', access_log=False, proxy_headers=proxied, server_header=False,
         lifespan='on', limit_concurrency=500, timeout_keep_alive=20))
 
 def serve(
@@ -121,13 +123,14 @@ def serve(
     sock = listen(host, port)
     from collab_notes.app import make_app
     from collab_notes.swap import Served
-    here = is_loopback(host)
-    served = [Served(o, lambda m: facts_for(m, facts)) for o in _models(model)]
     names = [o.strip() for o in (allow_host or '').split(',') if o.strip()]
-    app = make_app(*served, store=store, hosts=names, only_here=here, rate=None if here else Rate(),
-                   people=here or show_users)
-    print(exposed(app.site, host, address(sock, host), show_users), flush=True)
-    try: _server(app).run(sockets=[sock])
+    here = is_loopback(host) and not names   # a name is for those who come through a proxy
+    served = [Served(o, lambda m: facts_for(m, facts)) for o in _models(model)]
+    own = [host] if ':' not in host and any(o.isalpha() for o in host) else []
+    app = make_app(*served, store=store, hosts=[*names, *own], only_here=is_loopback(host),
+                   rate=None if here else Rate(), people=here or show_users)
+    print(exposed(app.site, host, address(sock, host), show_users, names), flush=True)
+    try: _server(app, is_loopback(host) and not here).run(sockets=[sock])
     except KeyboardInterrupt: pass
     finally: app.site.visitors.close()
     print('Stopped.')

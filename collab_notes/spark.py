@@ -17,7 +17,7 @@ import pandas as pd
 
 from .columns import rating_columns
 from .errors import (
-    CollabError, MissingColumnError, NoFileError, SettingError, check_one_of)
+    CollabError, MissingColumnError, NoFileError, RatingsError, SettingError, check_one_of)
 from .vocab import Vocab
 from collab_notes.wording import (
     NA, POLICIES, check_scale, id_of_nobody, no_id, no_number, no_rows, not_numbers, off_scale,
@@ -42,25 +42,32 @@ def parse_conf(texts, # like 'spark.executor.memory=4g'
         res[k] = v
     return res
 
-def spark_session(master:str='local[*]', # any URL of a master
+def spark_session(master:str=None, # a master's URL (default: of the session there is, or local[*])
                   conf=None, # name → value, settings of Spark
                  ): # a `SparkSession`
     "The session there is, or a new one; raises `CollabError` where there can be none"
     need_spark()
+    from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
     os.environ.setdefault('PYSPARK_PYTHON', sys.executable)
     # it speaks of pandas 3 as a whole: what is used of it here is tested with that
     warnings.filterwarnings('ignore', message='PySpark does not yet fully support pandas')
+    there = SparkSession.getActiveSession()
+    if there is not None and master in (None,there.sparkContext.master): return there
+    if there is not None: raise SettingError(f"Spark runs at {there.sparkContext.master} already, "
+                                             f"and can't run at {master}, too: stop it first")
+    master = master or 'local[*]'
     make = SparkSession.builder.master(master).appName('collab-notes')
     own = {'spark.ui.showConsoleProgress':str(sys.stderr.isatty()).lower()}
     if master.startswith('local'):
         own.update({'spark.driver.bindAddress':'127.0.0.1', 'spark.driver.host':'127.0.0.1'})
     for k,v in {**own, **(conf or {})}.items(): make = make.config(k, str(v))
     try: res = make.getOrCreate()
-    except PySparkException as e:
-        raise CollabError(f"Spark does not start ({' '.join(str(e).split())[:200]}): it needs Java "
-                          "17 or later, on the path or in JAVA_HOME") from e
+    except (PySparkException,Py4JError) as e:
+        why = ' '.join(str(e).split())[:300]
+        raise CollabError(f"Spark does not start at {master} ({why}). It needs a master that "
+                          "answers, and Java 17 or later, on the path or in JAVA_HOME") from e
     res.sparkContext.setLogLevel('ERROR')
     return res
 
@@ -158,14 +165,14 @@ def _raise_faults(r, kinds, scale):
 
 # %% ../nbs/library/spark.ipynb #02d157f3
 def _in_time(r, policy):
-    "The first or last rating of each pair"
+    "The first or last rating of each pair; of one moment, the lowest or the highest"
     from pyspark.sql import Window, functions as F
     if 'time' not in r.df.columns:
         raise MissingColumnError(f"duplicates={policy!r}: rows in a cluster have no order, and "
                                  "there is no column of times; name it: time_name=…, or choose "
                                  "'mean'", 'time')
     t,y = F.col('time'),F.col('rating')
-    order = (t,y) if policy=='first' else (t.desc(),y.desc())
+    order = (t.asc_nulls_last(),y) if policy=='first' else (t.desc(),y.desc())
     w = Window.partitionBy('user','item').orderBy(*order)
     return r.df.withColumn('_k', F.row_number().over(w)).where('_k=1').drop('_k')
 
@@ -177,7 +184,7 @@ def settle_spark_repeats(r:SparkRatings, policy:str)->SparkRatings: # one of `PO
     if policy in ('first','last'): return r._replace(df=_in_time(r, policy), path=None)
     pairs = r.df.groupBy('user','item')
     if policy=='mean':
-        more = [F.max('time').alias('time')] if 'time' in r.df.columns else []
+        more = [F.min('time').alias('time')] if 'time' in r.df.columns else []
         y = F.avg(F.col('rating').cast('double')).alias('rating')
         return r._replace(df=pairs.agg(y, *more), path=None)
     twice = pairs.agg(F.count(F.lit(1)).alias('n')).where('n>1')
@@ -187,6 +194,11 @@ def settle_spark_repeats(r:SparkRatings, policy:str)->SparkRatings: # one of `PO
                   some_spark_rows(twice, F.lit(True), {k:r.names[k] for k in ('user','item')}))
 
 # %% ../nbs/library/spark.ipynb #96fc7d74
+def _decimal_ids(col):
+    return RatingsError(f"{col}: ids are decimal numbers, which are no whole numbers to Spark. "
+                        f"Make them so, or texts: df.withColumn({col!r}, df[{col!r}].cast('long'))",
+                        col)
+
 def check_spark_ratings(source, # what `spark_ratings` takes
                         user_name=None, item_name=None, rating_name=None, time_name=None,
                         scale:tuple=None, # `(lowest, highest)` rating there can be
@@ -201,15 +213,15 @@ def check_spark_ratings(source, # what `spark_ratings` takes
         y = r.names['rating']
         raise not_numbers(y, kinds['rating'], some_spark_rows(r.df, 'true', {'rating':y}),
                           f"df.withColumn({y!r}, df[{y!r}].cast('double'))")
+    for k in ('user','item'):
+        if kinds[k]=='decimal': raise _decimal_ids(r.names[k])
     _raise_faults(r, kinds, scale)
     return settle_spark_repeats(r, duplicates)
 
 # %% ../nbs/library/spark.ipynb #8ae22a5d
-def _id_of(o): return float(o) if type(o).__name__=='Decimal' else o
-
 def spark_vocab(r:SparkRatings)->Vocab: # ids of any type
     "The ids of a table by row; those of one side are all that is collected"
-    ids = lambda o: sorted(_id_of(x[0]) for x in r.df.select(o).distinct().collect())
+    ids = lambda o: sorted(x[0] for x in r.df.select(o).distinct().collect())
     return Vocab({r.names[o]:(NA, *ids(o)) for o in ('user','item')})
 
 def _rows_frame(spark, schema, ids, name):

@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 
 from .core import as_model
-from .errors import SettingError, check_size
+from .errors import SettingError, UnseenIdError, check_size
 from .lists import bootstrap, rank_metrics
-from .spark import spark_ratings, spark_vocab_rows, with_rows
+from .spark import spark_parquet, spark_ratings, spark_vocab_rows, with_rows
 from .topn import stable_topk
 
 # %% ../nbs/library/sparkscore.ipynb #fe2a47cd
@@ -25,7 +25,8 @@ def _side_blocks(spark, table, rows, size, name): # (n, k) numbers; rows (m,)
     "A Spark table of blocks of rows and their numbers, as bytes"
     cols = f'{name} int, {name}_rows array<int>, {name}_x binary'
     parts = [(k, o.tolist(), _packed(table[o])) for k,o in enumerate(rows.split(size))]
-    return spark.createDataFrame(parts, cols).repartition(max(1, len(parts)))
+    parts = spark.sparkContext.parallelize(parts, max(1, len(parts)))   # a task for each
+    return spark.createDataFrame(parts, cols)
 
 def _user_table(s): # factors, and a 1 for the item's bias
     return torch.cat([s.user_factors, torch.ones_like(s.user_bias)[:,None]], 1).float()
@@ -89,11 +90,19 @@ def _factor_model(o):
     m = as_model(o)
     return m,m.as_surface()
 
+def _source_rows(spark, source, vocab): # see `SparkFactors`
+    "Training ratings from where they lie; nothing comes to this machine"
+    user,item,rating,held = source['columns']
+    df = spark_parquet(source['path'], spark)
+    if held is not None: df = df.where(~df[held])
+    return with_rows(spark_ratings(df, user, item, rating), vocab)
+
 def _history_rows(spark, m, history):
     "Who rated what as a Spark table (u, i), from what the model knows or from what is given"
     if history is not None:
         r = spark_ratings(history, m.user_name, m.item_name, spark=spark)
         return with_rows(r, m.vocab)
+    if (s := getattr(m, 'source', None)) is not None: return _source_rows(spark, s, m.vocab)
     if m.history is None: return None
     u,i,_ = m.history.part()
     return spark.createDataFrame(pd.DataFrame(dict(u=u.int().numpy(), i=i.int().numpy())))
@@ -195,6 +204,16 @@ def _spread(best, n_items):
     gini = max(((2*at-n_items-1)*c).sum()/c.sum()/n_items, 0.) if len(c) else np.nan
     return {'coverage':share, 'gini':gini, 'never shown':1-share}
 
+def _known_rows(spark, m, valid):
+    "Rows of what is held out; raises `UnseenIdError` on ids that the model does not know"
+    r = spark_ratings(valid, m.user_name, m.item_name, spark=spark)
+    res,n = with_rows(r, m.vocab),r.df.count()
+    if lack := n-res.count():
+        raise UnseenIdError(f"valid: {lack:,} of {n:,} ratings are of users or items that the "
+                            "model does not know. Leave them out, or train with them",
+                            r.names['item'])
+    return res
+
 def spark_evaluate(o, # what `as_model` takes, of factors
                    spark, # a `SparkSession`
                    valid, # ratings: what `spark_ratings` takes, by users that the model knows
@@ -205,7 +224,7 @@ def spark_evaluate(o, # what `as_model` takes, of factors
                   )->pd.DataFrame: # one row, called as in `evaluate`
     "What `evaluate` gives, as a job"
     (m,s),n = _factor_model(o),check_size('n', n)
-    held = with_rows(spark_ratings(valid, spark=spark), m.vocab).persist()
+    held = _known_rows(spark, m, valid).persist()
     seen,users = _history_rows(spark, m, history),held.select('u').distinct()
     rows = torch.from_numpy(users.toPandas()['u'].to_numpy().astype(np.int64)).sort().values
     if not len(rows): raise SettingError("valid: the model knows none of its users and items")

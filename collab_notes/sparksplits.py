@@ -38,18 +38,25 @@ def spark_random_split(ratings, # what `spark_ratings` takes
 
 # %% ../nbs/library/sparksplits.ipynb #d129b679
 def _timed(ratings):
+    from pyspark.sql import functions as F
     r = spark_ratings(ratings)
-    if 'time' in r.df.columns: return r
-    raise MissingColumnError(f"Which column is the time? None of {r.df.columns} is recognised; "
-                             "name it: time_name=…", 'time')
+    if 'time' not in r.df.columns:
+        raise MissingColumnError(f"Which column is the time? None of {r.df.columns} is recognised; "
+                                 "name it: time_name=…", 'time')
+    name,t = r.names['time'],_seconds(r)
+    gone = r.df.agg(F.count_if(t.isNull() | F.isnan(t.cast('double')))).collect()[0][0]
+    if not gone: return r
+    raise RatingsError(f"{name}: {gone:,} rows have no time, or none that can be read; fill it in "
+                       "or drop them", name)
 
 def _seconds(r):
     "Times as numbers, in order"
     from pyspark.sql import functions as F
     kind = dict(r.df.dtypes)['time']
     t = F.col('time')
-    if kind in ('string','date'): t = t.cast('timestamp')
-    return F.unix_micros(t) if kind in ('string','date','timestamp') else t
+    if kind=='string': t = F.try_to_timestamp(t)
+    if kind in ('date','timestamp_ntz'): t = t.cast('timestamp')
+    return F.unix_micros(t) if kind in ('string','date','timestamp','timestamp_ntz') else t
 
 def spark_temporal_split(ratings, # what `spark_ratings` takes, with times
                          valid_pct:float=0.2, # share of rows for validation, as in pandas
@@ -58,11 +65,8 @@ def spark_temporal_split(ratings, # what `spark_ratings` takes, with times
     from pyspark.sql import functions as F
     r = _timed(ratings)
     df = r.df.withColumn('_t', _seconds(r))
-    n,gone = df.agg(F.count(F.lit(1)), F.count_if(F.col('_t').isNull())).collect()[0]
+    n = df.count()
     if not n: raise EmptyRatingsError("There are no rows to split")
-    if gone:
-        name = r.names['time']
-        raise RatingsError(f"{name}: {gone:,} rows have no time; fill it in or drop them", name)
     k = n-int(check_share(valid_pct)*n)-1
     cut = F.expr(f'percentile_disc({(k+.5)/n!r}) within group (order by _t)')
     cut = df.agg(cut).collect()[0][0]

@@ -36,7 +36,11 @@ def history_path(given:dict)->str: # options and their values
         raise SettingError(f"{given['file']} lies elsewhere, and so should what the model looks "
                            "up: say where Spark may write it, --history-out s3a://…, or "
                            "--no-history")
-    return str(Path(given['out'])/'ratings.parquet')
+    res = Path(given['out'])/'ratings.parquet'
+    if res.resolve()==Path(given['file']).resolve():
+        raise SettingError(f"{given['file']}: what the model looks up would be written over what "
+                           "it is trained on. Say where else: --history-out, or another --out")
+    return str(res)
 
 # %% ../nbs/library/sparktrain.ipynb #e64769df
 def _split(r, given):

@@ -22,7 +22,7 @@ class Served:
                  name:str=None, # what people see it called (default: of the file)
                  every:float=1.): # seconds between two looks at the file
         is_path = isinstance(o, (str,Path))
-        self.path = Path(os.path.realpath(model_file(o))) if is_path else None
+        self.path = Path(os.path.abspath(model_file(o))) if is_path else None
         self.name = name or (_name_of(o) if is_path else type(o).__name__)
         self.facts,self.every = facts,every
         self.error,self.loading,self.looked = None,None,time.monotonic()
@@ -31,6 +31,9 @@ class Served:
 
     def _guide(self, m):
         return Guide(m, self.facts(m) if callable(self.facts) else self.facts, self.name)
+
+    def called(self, name): # from now on
+        self.name = self.guide.name = name
 
     def _stamp(self):
         if self.path is None: return None

@@ -35,6 +35,7 @@ def _opened(path):
     try:
         c.execute('pragma journal_mode=wal')
         c.execute('pragma synchronous=normal')
+        c.execute('pragma secure_delete=on')   # what is deleted is overwritten
         own = {o[0] for o in c.execute("select name from sqlite_master where type='table'")}
         if own and 'meta' not in own: raise sqlite3.DatabaseError('it has other tables')
         c.executescript(_TABLES)
@@ -179,7 +180,6 @@ def of(self:Visitors, who:str)->Visitor: # an id, or `None`
 @patch
 def forget(self:Visitors, who:str):
     "Delete all there is of a visitor, also from the log"
-    with self.lock: self.db.execute('pragma secure_delete=on')
     self.clear(who)
     with self.lock: self.db.execute('pragma wal_checkpoint(truncate)')
 
@@ -189,7 +189,7 @@ def csv_of(self:Visitors, who:str)->str: # an id
     out = io.StringIO()
     w = csv.writer(out)
     w.writerow(['item','rating'])
-    w.writerows([no_formula(i), f'{y:g}'] for i,y in self.of(who).ratings.values())
+    w.writerows([no_formula(i), f'{y:.15g}'] for i,y in self.of(who).ratings.values())
     return out.getvalue()
 
 @patch
@@ -227,6 +227,10 @@ def with_visitors(df, c, # ratings; their columns
     if c.time is not None: new[c.time] = df[c.time].max()
     ok = new[c.item].notna() & new[c.rating].between(df[c.rating].min(), df[c.rating].max())
     out = f", {(~ok).sum()} left out: not of this table's items, or scale" if not ok.all() else ''
-    new = new[ok].astype({c.item:df[c.item].dtype, c.rating:df[c.rating].dtype}, errors='ignore')
+    new = new[ok].astype({c.item:df[c.item].dtype})
+    if not (new[c.rating]%1).any(): new = new.astype({c.rating:df[c.rating].dtype})
+    more = [o for o in new[c.item].unique() if str(o) not in known]
+    if more: out += f"; items that the table has not: {', '.join(map(repr, more[:3]))}" + (
+        f' and {len(more)-3:,} more' if len(more)>3 else '')
     said = f"With {len(new):,} ratings by {new[c.user].nunique()} visitors of {path}{out}"
     return pd.concat([df, new], ignore_index=True),said

@@ -419,3 +419,54 @@ def test_json_takes_no_other_body(app):
     assert http.post('/api/recommend', data={'n':1}).status_code==415
     assert http.post('/api/recommend', content=b' '*300_000, headers=heads).status_code==413
     assert http.get('/api/recommend').status_code==405 and http.get('/api/nothing').json()['type']=='HTTPException'
+
+# those who come through a proxy, by a name
+
+def told(monkeypatch, **kw):
+    "What `serve` would start: the app, what it printed, how uvicorn is set"
+    import collab_notes.serving as serving
+    seen = {}
+    class Server:
+        def run(self, sockets): sockets[0].close()
+    def server(app, proxied=False):
+        seen.update(app=app, proxied=proxied)
+        return Server()
+    monkeypatch.setattr(serving, '_server', server)
+    monkeypatch.setattr('builtins.print', lambda *o, **k: seen.setdefault('said', ' '.join(map(str, o))))
+    serving.serve(**kw, port=0, store=':memory:')
+    return seen
+
+@pytest.mark.parametrize('kw,here', [({}, True), (dict(allow_host='films.example'), False), (dict(host='0.0.0.0'), False)])
+def test_who_comes_through_a_proxy_is_a_stranger(surface, tmp_path, monkeypatch, kw, here):
+    from collab_notes.files import save
+    seen = told(monkeypatch, model=[str(save(surface, tmp_path/'m.safetensors'))], **kw)
+    assert ('Only this machine' in seen['said'], seen['app'].site.people, seen['app'].rate is None)==(here,here,here)
+    assert seen['proxied']==('allow_host' in kw)
+
+def test_a_link_is_followed_anew(surface, tmp_path):
+    "`ln -sfn models/next current` is a new model"
+    from collab_notes.files import save
+    from collab_notes.swap import Served
+    for k in 'ab': save(surface, tmp_path/f'{k}.safetensors')
+    at = tmp_path/'current.safetensors'
+    at.symlink_to('a.safetensors')
+    s = Served(at, every=0.)
+    before = s.current()
+    (tmp_path/'next').symlink_to('b.safetensors')
+    (tmp_path/'next').replace(at)
+    s.current()
+    s.loading.join(LIMIT)
+    assert s.current() is not before and s.error is None
+
+def test_two_models_of_a_name_are_told_apart(surface):
+    page = Visitor(app_of(surface, surface)).page()
+    assert 'Surface (2)' in page.text and [o.guide.name for o in app_of(surface, surface).site.served]==['Surface','Surface (2)']
+
+def test_no_digit_is_lost():
+    from collab_notes.quick import fit_quick
+    df = ratings_of(300)
+    v = Visitor(app_of(fit_quick(loaders_of(df.assign(rating=np.linspace(0, 2e6, len(df)))))))
+    g = v.http.app.site.served[0].guide
+    for y in (1234567., 72.12345, 0.1):
+        v.post(**{'rate':f'? {g.keys[1]} mine', f'y {g.keys[1]} mine':repr(y)})
+        assert v.rated()=={g.texts[1]:y} and repr(y).removesuffix('.0') in [o.get('value') for o in v.page().all('input', type='number')]

@@ -187,7 +187,7 @@ def test_no_name_is_undefined(path):
     bad = 'UndefinedName UndefinedLocal UndefinedExport ImportStarUsed ImportStarUsage ImportStarNotPermitted'.split()
     assert [str(o) for o in Checker(tree, str(path)).messages if type(o).__name__ in bad] == []
 
-EXTRAS = {'pyarrow','pyspark'}
+EXTRAS = {'pyarrow','pyspark','py4j'}   # the last comes with pyspark
 
 @each_module
 def test_imports_only_what_pip_install_brings(path):

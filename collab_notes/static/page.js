@@ -48,6 +48,27 @@
     was = null;
     if (o) o.focus({ preventScroll: true });
   });
+  // what is clicked while an answer is on its way waits for it: htmx would forget it with the form that is replaced
+  const waiting = [];
+  document.addEventListener('submit', e => {
+    const form = e.target, o = e.submitter;
+    if (form.id !== 'live' || !form.classList.contains('htmx-request')) return;
+    e.preventDefault();
+    e.stopImmediatePropagation();
+    if (!o) return;
+    const typed = o.value.startsWith('? ') && form.elements['y ' + o.value.slice(2)];
+    waiting.push([o.name, typed ? typed.value + o.value.slice(1) : o.value]);
+  }, true);
+  const next = () => {
+    const form = document.getElementById('live');
+    if (!waiting.length || !form || form.classList.contains('htmx-request')) return;
+    const [name, value] = waiting.shift();
+    let b = [...form.querySelectorAll('button')].find(o => o.name === name && o.value === value && !o.disabled);
+    if (!b) { b = Object.assign(document.createElement('button'), { name, value, type: 'submit', hidden: true }); form.append(b); }
+    b.click();
+  };
+  document.addEventListener('htmx:afterSettle', e => { if (e.target.id === 'live') next(); });
+  document.addEventListener('htmx:afterRequest', e => { if (!e.detail.successful) setTimeout(next); });
   // what has been typed while an answer was on its way is looked for again
   document.addEventListener('htmx:afterSettle', e => {
     const q = document.getElementById('q'), state = document.querySelector('#found input[name=state]');

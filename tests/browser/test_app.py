@@ -145,10 +145,14 @@ def test_keyboard_alone_is_enough(open_tab, server):
         says(page, f'Rated {name}')
         until(page, "document.activeElement.closest('#found')")   # where it was
     assert [o[:-7] for o in rated(page)]==[o for o,_ in FIVE[::-1]] and recommended(page)!=first
-    page.keyboard.press('ArrowRight')   # from one step to the next
+    last = re.search(r'Rated (.*\)): \d', page.inner_text('#status'))[1]
+    page.keyboard.press('ArrowLeft')    # from one step to the one before
     page.keyboard.press('Enter')
-    page.keyboard.press('ArrowLeft')
-    says(page, 'Rated Broken Harbour')
+    says(page, f'Rated {last}: {FIVE[-1][1]-1}')
+    until(page, "document.activeElement.closest('#found')")
+    page.keyboard.press('ArrowRight')
+    page.keyboard.press('Enter')
+    says(page, f'Rated {last}: {FIVE[-1][1]}')
     top = recommended(page)[0]
     tab_to(page, 'Not interested in '+re.escape(top))
     page.keyboard.press('Enter')
@@ -244,8 +248,9 @@ def test_without_javascript(open_tab, server):
     assert len(Path(d.value.path()).read_text().splitlines())==7
     page.get_by_role('button', name='Clear all').click()
     assert rated(page)==[] and recommended(page)==first
+    was = page.context.cookies()[0]['value']
     page.get_by_role('button', name='Forget me').click()
-    assert page.context.cookies()[0]['value']
+    assert page.context.cookies()[0]['value']!=was and rated(page)==[]
 
 def test_numbers(open_tab, serve):
     "A scale of many steps is typed, by those who have JavaScript, and by those who have not"
@@ -326,6 +331,18 @@ def test_a_hostile_title_is_only_a_title(open_tab, serve):
     with page.expect_download() as d: page.get_by_role('link', name='Export').click()
     assert len(Path(d.value.path()).read_text().splitlines())==5
 
+def test_clicks_while_an_answer_is_on_its_way(open_tab, server):
+    "None is lost, however slow the server is"
+    page = open_tab(server).page
+    def slow(route):
+        page.wait_for_timeout(300)
+        route.continue_()
+    page.route('**/act', slow)
+    want = page.eval_on_selector_all('#asked li', "o => o.slice(0, 3).map(o => o.querySelector('.title').textContent)")
+    page.eval_on_selector_all('#asked li', "o => o.slice(0, 3).forEach(o => o.querySelectorAll('.stars button')[3].click())")
+    until(page, "document.querySelectorAll('#mine li').length === 3")
+    assert sorted(want)==sorted(rated(page))
+
 def test_a_model_is_swapped_under_it(open_tab, serve, surface):
     from collab_notes.files import save
     s = serve(surface)
@@ -337,8 +354,11 @@ def test_a_model_is_swapped_under_it(open_tab, serve, surface):
     for _ in range(400):
         if health()['models'][0]['since']>since: break
         page.wait_for_timeout(50)
-    click_star(page, *FIVE[3])                                  # no reload, no restart
-    assert len(rated(page))==4 and recommended(page)!=before
+    else: pytest.fail('the new model was not taken')
+    click_star(page, *FIVE[1])                                  # a rating that was there already: no reload, no restart
+    assert len(rated(page))==3 and recommended(page)!=before
+    click_star(page, *FIVE[3])
+    assert len(rated(page))==4
     (s.folder/'first.safetensors').write_bytes(b'no model')
     for _ in range(400):
         if health()['status']=='old model': break

@@ -47,10 +47,8 @@ class Cluster:
                                      '--webui-port', str(free_port()), '-d', str(self.folder/f'work{self.started}'), self.url))
 
     def kill(self):
-        "Kill the first worker, with all that it has started"
+        "Kill the first worker, with all that it has started: they are one group"
         p = self.workers.pop(0)
-        children = [int(o) for o in subprocess.run(['pgrep', '-P', str(p.pid)], capture_output=True, text=True).stdout.split()]
-        for pid in children: os.kill(pid, signal.SIGKILL)
         os.killpg(p.pid, signal.SIGKILL)
         p.wait()
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from collab_notes.baselines import damped_means
-from collab_notes.errors import NoFileError, RatingsError, SettingError
+from collab_notes.errors import NoFileError, RatingsError, SettingError, UnseenIdError
 from collab_notes.files import load, save
 from collab_notes.lists import evaluate, recommend
 from collab_notes.matrix import check_model
 from collab_notes.quick import fit_quick
-from collab_notes.spark import check_spark_ratings, spark_ratings, spark_vocab, with_rows
+from collab_notes.spark import check_spark_ratings, spark_ratings, spark_session, spark_vocab, with_rows
 from collab_notes.sparkals import SparkALS, spark_damped_means
 from collab_notes.sparkscore import spark_evaluate, spark_recommend
 from collab_notes.sparksplits import spark_leave_last_out, spark_random_split, spark_temporal_split
@@ -20,6 +20,9 @@ from collab_notes.splits import leave_last_out, temporal_split
 from collab_notes.tables import check_ratings
 from collab_notes.vocab import History
 from conftest import executors, made_up, wait_for
+
+try: from pyspark.sql.functions import when
+except ImportError: when = None   # the tests are skipped
 
 GOOD = dict(user=['a','a','b','c'], item=['x','y','x','z'], rating=[4.,3.,5.,1.])
 SPOILT = [dict(user=['a',None,'b','c']), dict(user=['a','','b','c']), dict(item=['x','#na#','x','z']), dict(rating=[4.,float('nan'),5.,1.]),
@@ -71,6 +74,23 @@ def test_splits(spark, ratings, parquet):
     assert abs(len(pairs(spark_random_split(r)[1]))/len(ratings)-.2)<.04
     assert pairs(spark_random_split(r, seed=1)[1])!=pairs(spark_random_split(r)[1])
 
+@pytest.mark.parametrize('kind', ['timestamp_ntz','timestamp','string','date'])
+def test_times_of_any_type(spark, kind):
+    df = made_up(300)
+    df['timestamp'] = pd.to_datetime(df.timestamp-df.timestamp.min(), unit='D')
+    t = spark.createDataFrame(df.assign(timestamp=df.timestamp.astype(str)))
+    t = t.withColumn('timestamp', t.timestamp.cast(kind))
+    for f,pandas in ((spark_temporal_split,temporal_split), (spark_leave_last_out,leave_last_out)):
+        held = f(spark_ratings(t))[1].df.select('user','item').collect()
+        want = pandas(df)[1]
+        assert sorted((o.user,o.item) for o in held)==sorted(zip(df.user[want], df.movie[want]))
+        gone = t.withColumn('timestamp', when(t.user==1, None).otherwise(t.timestamp))
+        with pytest.raises(RatingsError, match='have no time'): f(spark_ratings(gone))
+
+def test_decimal_ids_are_refused(spark, parquet):
+    t = spark.read.parquet(parquet)
+    with pytest.raises(RatingsError, match='decimal'): check_spark_ratings(t.withColumn('user', t.user.cast('decimal(20,0)')))
+
 @pytest.fixture(scope='module')
 def trained(spark, parquet, tmp_path_factory):
     als = SparkALS(6, n_epoch=5, seed=3)
@@ -112,7 +132,9 @@ def test_the_page(trained):
 
 def test_history_stays_where_it_is(trained, tmp_path, ratings):
     m = trained[1]
+    m.refer(m.source)
     back = load(save(m, tmp_path/'m.safetensors'))
+    assert callable(m._history) and callable(back._history)   # nobody has read them
     assert len(back.history)==len(ratings) and back.history.held_out.sum()==m.history.held_out.sum()>0
     other = {**m.source, 'path':str(tmp_path/'gone.parquet')}
     m2 = m.replace()
@@ -127,6 +149,7 @@ def test_settings_of_sparks(trained):
     with pytest.raises(SettingError, match='n_factors'): SparkALS(rank=3).spark_als()
     with pytest.raises(SettingError, match='no such'): SparkALS(magic=3).spark_als()
     with pytest.raises(SettingError, match='CheckpointDir'): SparkALS(n_epoch=21).fit(trained[2])
+    with pytest.raises(SettingError, match='already'): spark_session('local[7]')
     assert SparkALS(numUserBlocks=3).spark_als().getNumUserBlocks()==3
 
 @pytest.mark.parametrize('kind', ['spark','quick'])
@@ -136,13 +159,17 @@ def test_lists_and_measures(spark, trained, ratings, kind, tmp_path):
     held = trained[1].history.table(held_out=True)
     held = held[held[m.item_name].isin(m.classes[m.item_name])]
     ours = recommend(m, n=5)
+    if kind=='spark': m.refer(m.source)
     theirs = spark_recommend(m, spark, n=5, block=(16,25), out=str(tmp_path/'lists.parquet')).toPandas()
     assert len(ours)==len(theirs)==len(pd.read_parquet(tmp_path/'lists.parquet'))
     theirs = theirs.sort_values([m.user_name,'rank'])
     assert theirs[m.item_name].tolist()==ours[m.item_name].tolist()
     np.testing.assert_allclose(theirs.prediction, ours.prediction, atol=1e-5)
-    a,b = spark_evaluate(m, spark, spark.createDataFrame(held), n=5),evaluate(m, held, n=5)
+    a = spark_evaluate(m, spark, spark.createDataFrame(held), n=5)
+    if kind=='spark': assert callable(m._history)   # not read here
+    b = evaluate(m, held, n=5)
     assert set(a)==set(b)
+    with pytest.raises(UnseenIdError, match='1 of'): spark_evaluate(m, spark, spark.createDataFrame(held.head(3).assign(**{m.item_name:[1,*held[m.item_name][1:3]]})), n=5)
     np.testing.assert_allclose(a[b.columns].to_numpy(), b.to_numpy(), rtol=1e-5)
 
 def test_equal_scores_come_in_the_order_of_ids(spark, ratings):
@@ -162,17 +189,21 @@ def test_the_command(cluster, spark, parquet, tmp_path, capfd):
 def with_a_kill(cluster, spark, work, due):
     "The result of `work()`, in whose middle (when `due` says so) a worker is killed"
     wait_for(lambda: executors(spark)==2)
-    res,lost = [],executors(spark)
-    t = threading.Thread(target=lambda: res.append(work()), daemon=True)
+    res,wrong,lost = [],[],executors(spark)
+    def run():
+        try: res.append(work())
+        except Exception as e: wrong.append(e)
+    t = threading.Thread(target=run, daemon=True)
     t.start()
-    wait_for(lambda: due() or not t.is_alive())
-    assert t.is_alive(), 'it was over before anybody could be killed'
-    cluster.kill()
-    wait_for(lambda: executors(spark)<lost)
-    assert t.is_alive(), 'it was over when the worker was lost'
-    t.join(200)
-    cluster.add_worker()
-    assert res, 'it did not survive'
+    try:
+        wait_for(lambda: due() or not t.is_alive())
+        assert t.is_alive(), f'it was over before anybody could be killed: {wrong}'
+        cluster.kill()
+        wait_for(lambda: executors(spark)<lost)
+        assert t.is_alive(), f'it was over when the worker was lost: {wrong}'
+        t.join(200)
+    finally: cluster.add_worker()
+    assert res, f'it did not survive: {wrong}'
     return res[0]
 
 def stages(spark):

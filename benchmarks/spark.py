@@ -1,0 +1,150 @@
+"""From where on Spark pays: `SparkALS` and Spark's ALS alone beside `fit` and `fit_quick`, on made-up ratings
+
+    pip install '.[spark]' && .ci/java.sh
+    python benchmarks/spark.py                       # 0.1, 1 and 5 million; writes benchmarks/results/spark.{md,json}
+    python benchmarks/spark.py --sizes 25000000      # half an hour, and 16 GiB of free memory
+    python benchmarks/spark.py --quick               # 20,000, to try the script; writes nothing
+
+The ratings are those of growth.py: of MovieLens 25M's shape, by biases, 8 factors and noise, in steps of a half.
+"""
+import gc, json, os, re, sys, warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Annotated
+
+warnings.filterwarnings('ignore', message='.*torch.jit.script.*|The given NumPy array is not writable|.*chained_assignment.*|PySpark does not')
+
+import numpy as np, pandas as pd
+from fastcore.script import CliError, call_parse
+
+from common import RESULTS, describe, machine, md_table
+from growth import in_child, peak, stream
+
+COLS = ['userId','movieId','rating']
+WDS = 0.05,0.07,0.1,0.15                       # one of them is taken, by an inner part of the training rows
+ALIKE = dict(n_factors=20, n_epoch=10)         # for both that are Spark's
+CHOOSE = 1_000_000                             # the choice is made at this size at the most, and holds for larger ones
+
+def make(n, folder, seed):
+    "`n` ratings as parquet: to train on, to measure on, and the first once more in two parts, to choose settings by; how many there are of what"
+    df = pd.concat([pd.DataFrame({k:o[k] for k in COLS}) for o in stream(n, seed)], ignore_index=True)
+    part = np.random.default_rng(seed).random((2, len(df)))
+    held,inner = part<0.2
+    for name,m in dict(train=~held, valid=held, inner=~held&~inner, inner_valid=~held&inner).items(): df[m].to_parquet(folder/f'{name}.parquet', index=False)
+    return dict(rows=len(df), users=df.userId.nunique(), items=df.movieId.nunique(), means=means_rmse(df[~held], df[held]))
+
+def rmse(preds, y): return float(np.sqrt(((np.asarray(preds, dtype=float)-np.asarray(y, dtype=float))**2).mean()))
+
+def means_rmse(train, valid):
+    "RMSE of damped user and item means"
+    from collab_notes.latent import damped_means
+    codes = [pd.Series(range(len(u)), u) for u in (np.unique(np.r_[train[c],valid[c]]) for c in COLS[:2])]
+    (u,i),(a,b) = ([s.reindex(t[c]).to_numpy() for s,c in zip(codes, COLS)] for t in (train,valid))
+    m = damped_means(u, i, train.rating.to_numpy(), *map(len, codes))
+    y = valid.rating.to_numpy()
+    return rmse(np.clip(m.mean+m.user_bias[a]+m.item_bias[b], y.min(), y.max()), y)
+
+# each in a process of its own: seconds from the files to the model, memory, RMSE
+
+def alone(how, folder, names, seed, threads, conn):
+    "Ours on one machine"
+    import torch
+    from collab_notes.data import RatingsDataLoaders
+    from collab_notes.quick import fit_quick
+    from collab_notes.training import fit
+    torch.set_num_threads(threads)
+    start = perf_counter()
+    parts = [pd.read_parquet(folder/f'{o}.parquet') for o in names]
+    n = len(parts[0])
+    df = pd.concat(parts, ignore_index=True)
+    dls = RatingsDataLoaders.from_df(df, splits=(np.arange(n), np.arange(n, len(df))), seed=seed)
+    o = fit(dls, seed=seed, progress=False) if how=='fit' else fit_quick(dls, seed=seed)
+    took,gib = perf_counter()-start,peak()
+    from collab_notes.core import predict
+    conn.send(dict(seconds=took, gib=gib, rmse=rmse(predict(o, parts[1][COLS[:2]]).prediction, parts[1].rating)))
+
+def session(threads, gigabytes):
+    from collab_notes.spark import spark_session
+    return spark_session(f'local[{threads}]', {'spark.driver.memory':f'{gigabytes}g', 'spark.ui.enabled':'false', 'spark.sql.shuffle.partitions':2*threads})
+
+def java_peak(spark):
+    "GiB of Spark's own process, at the most"
+    text = Path(f'/proc/{spark.sparkContext._gateway.proc.pid}/status').read_text()
+    return int(re.search(r'VmHWM:\s+(\d+)', text)[1])/2**20
+
+def in_spark(how, folder, names, seed, threads, wd, gigabytes, conn):
+    "Ours in Spark, or Spark's own ALS; a session is started first, and does not count"
+    from collab_notes.sparkals import SparkALS
+    spark = session(threads, gigabytes)
+    train,valid = (str(folder/f'{o}.parquet') for o in names)
+    spark.read.parquet(train).count()
+    peak(reset=True)
+    start = perf_counter()
+    held = pd.read_parquet(valid)
+    if how=='SparkALS':
+        m = SparkALS(**ALIKE, wd=wd, seed=seed).fit(train, duplicates='keep', spark=spark)
+        took = perf_counter()-start
+        preds = m.predict(held[COLS[:2]], unseen='na').prediction
+    else:
+        from pyspark.ml.recommendation import ALS
+        m = ALS(rank=ALIKE['n_factors'], maxIter=ALIKE['n_epoch'], regParam=wd, seed=seed, userCol=COLS[0], itemCol=COLS[1], ratingCol=COLS[2]).fit(spark.read.parquet(train))
+        took = perf_counter()-start
+        df = m.transform(spark.read.parquet(valid)).select(*COLS, 'prediction').toPandas()
+        mean = pd.read_parquet(train, columns=['rating']).rating.mean()
+        held,preds = df,df.prediction.fillna(mean)
+    y = held.rating
+    conn.send(dict(seconds=took, gib=peak()+java_peak(spark), rmse=rmse(np.clip(preds, y.min(), y.max()), y)))
+    spark.stop()
+
+def choose(how, folder, seed, threads, gigabytes):
+    "The weight decay that is best on an inner part of the training rows"
+    runs = {wd:in_child(in_spark, how, folder, ('inner','inner_valid'), seed, threads, wd, gigabytes)['rmse'] for wd in WDS}
+    print(f'  {how}: {runs}', file=sys.stderr, flush=True)
+    return min(runs, key=runs.get),runs
+
+def run_size(n, seed, threads, gigabytes, chosen):
+    with TemporaryDirectory(prefix='spark-') as d:
+        folder = Path(d)
+        facts = make(n, folder, seed)
+        print(f"{facts['rows']:,} ratings; user + item means {facts['means']:.4f}", file=sys.stderr, flush=True)
+        for how in ("Spark's ALS",'SparkALS','fit','fit_quick'):
+            ours = how.startswith('fit')
+            if not ours and (n<=CHOOSE or how not in chosen): chosen[how] = choose(how, folder, seed, threads, gigabytes)
+            args = (how, folder, ('train','valid'), seed, threads)
+            res = in_child(alone, *args) if ours else in_child(in_spark, *args, chosen[how][0], gigabytes)
+            gc.collect()
+            print(f"  {how:12} {res['seconds']:8.1f} s {res['gib']:6.2f} GiB  RMSE {res['rmse']:.4f}", file=sys.stderr, flush=True)
+            yield dict(facts, model=how, **res, wd=None if ours else chosen[how][0], tried=None if ours else {str(k):v for k,v in chosen[how][1].items()}, load=os.getloadavg()[0])
+
+NOTES = """**Time** is from the parquet files to a model, in a process of its own; starting Spark, some five to ten seconds, is not counted. **Memory** is the most that the process held, and for Spark that of Java as well, which takes what it is given.
+**RMSE** on a fifth of the ratings, drawn at random, the same for all; predictions are kept within the scale. Both that are Spark's have {n_factors} factors and {n_epoch} epochs; their weight decay is the best of {wds} on an inner part of the training rows, at a million ratings at the most.
+`fit` and `fit_quick` run with their defaults. All of it is one machine, on which Spark brings nothing but its own cost: it pays where ratings no longer fit on one, or already lie in a cluster."""
+
+def report(rows, about):
+    parts = ['# When one machine is not enough: what Spark costs', 'Written by `python benchmarks/spark.py`.', describe(about)+'.']
+    for n in dict.fromkeys(o['rows'] for o in rows):
+        at = [o for o in rows if o['rows']==n]
+        parts += [f"## {n:,} ratings, {at[0]['users']:,} users, {at[0]['items']:,} items", f"User + item means reach {at[0]['means']:.4f}.",
+                  md_table([{'model':o['model'], 'wd':'' if o['wd'] is None else o['wd'], 's':f"{o['seconds']:.1f}", 'GiB':f"{o['gib']:.1f}", 'RMSE':f"{o['rmse']:.4f}", 'load':f"{o['load']:.1f}"} for o in at])]
+    return '\n\n'.join([*parts, '## How it is measured', NOTES.format(**ALIKE, wds=', '.join(map(str, WDS)))])+'\n'
+
+@call_parse
+def main(sizes:Annotated[int, {'nargs':'+'}]=(100_000,1_000_000,5_000_000), # numbers of ratings
+         seed:int=0, # of the ratings, the split and the models
+         threads:int=2, # for everyone
+         gigabytes:int=6, # of memory for Spark
+         quick:bool=False, # 20,000 ratings
+         out:Path=None): # folder for results (benchmarks/results, or none with --quick)
+    "Everybody trains on the same made-up ratings"
+    from collab_notes.spark import need_spark
+    need_spark()
+    from importlib.metadata import version
+    about,chosen = machine(pyspark=version('pyspark'), threads=threads),{}
+    rows = [o for n in ((20_000,) if quick else sizes) for o in run_size(n, seed, threads, gigabytes, chosen)]
+    md = report(rows, about)
+    print(md)
+    if quick and not out: return
+    out = out or RESULTS
+    (out/'spark.md').write_text(md, encoding='utf-8')
+    (out/'spark.json').write_text(json.dumps(dict(machine=about, runs=rows), indent=1)+'\n', encoding='utf-8')
