@@ -41,8 +41,8 @@ def _steps(scale, key, title, now):
     for y in scale.levels:
         on = now is not None and (y<=now if star else y==now)
         unit = ' star' if star and y==1 else ' stars' if star else ''
-        yield Button('★' if star else as_text(y), name='rate', type='submit',
-                     value=f'{y:.15g} {key}',
+        yield Button('★' if star else as_text(y), name='rate', value=f'{y:.15g} {key}',
+                     type='submit',
                      aria_label=f'{as_text(y)}{unit} for {title}', aria_pressed=str(y==now).lower(),
                      cls='on' if on else None)
 
