@@ -16,10 +16,11 @@ from typing import Annotated
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*|The given NumPy array is not writable|.*chained_assignment.*|PySpark does not')
 
 import numpy as np, pandas as pd
-from fastcore.script import CliError, call_parse
+from fastcore.script import call_parse
 
 from common import RESULTS, describe, machine, md_table
 from growth import in_child, peak, stream
+from large import means_rmse, rmse
 
 COLS = ['userId','movieId','rating']
 WDS = 0.05,0.07,0.1,0.15                       # one of them is taken, by an inner part of the training rows
@@ -32,18 +33,13 @@ def make(n, folder, seed):
     part = np.random.default_rng(seed).random((2, len(df)))
     held,inner = part<0.2
     for name,m in dict(train=~held, valid=held, inner=~held&~inner, inner_valid=~held&inner).items(): df[m].to_parquet(folder/f'{name}.parquet', index=False)
-    return dict(rows=len(df), users=df.userId.nunique(), items=df.movieId.nunique(), means=means_rmse(df[~held], df[held]))
+    return dict(rows=len(df), users=df.userId.nunique(), items=df.movieId.nunique(), means=means_of(df[~held], df[held]))
 
-def rmse(preds, y): return float(np.sqrt(((np.asarray(preds, dtype=float)-np.asarray(y, dtype=float))**2).mean()))
-
-def means_rmse(train, valid):
+def means_of(train, valid):
     "RMSE of damped user and item means"
-    from collab_notes.latent import damped_means
-    codes = [pd.Series(range(len(u)), u) for u in (np.unique(np.r_[train[c],valid[c]]) for c in COLS[:2])]
-    (u,i),(a,b) = ([s.reindex(t[c]).to_numpy() for s,c in zip(codes, COLS)] for t in (train,valid))
-    m = damped_means(u, i, train.rating.to_numpy(), *map(len, codes))
-    y = valid.rating.to_numpy()
-    return rmse(np.clip(m.mean+m.user_bias[a]+m.item_bias[b], y.min(), y.max()), y)
+    codes = [pd.Index(np.unique(np.r_[train[c],valid[c]])) for c in COLS[:2]]
+    (u,i),(a,b) = ([o.get_indexer(t[c]) for o,c in zip(codes, COLS)] for t in (train,valid))
+    return means_rmse(dict(u=u, i=i, y=train.rating.to_numpy()), a, b, valid.rating.to_numpy(), *map(len, codes))
 
 # each in a process of its own: seconds from the files to the model, memory, RMSE
 
@@ -93,8 +89,7 @@ def in_spark(how, folder, names, seed, threads, wd, gigabytes, conn):
         df = m.transform(spark.read.parquet(valid)).select(*COLS, 'prediction').toPandas()
         mean = pd.read_parquet(train, columns=['rating']).rating.mean()
         held,preds = df,df.prediction.fillna(mean)
-    y = held.rating
-    conn.send(dict(seconds=took, gib=peak()+java_peak(spark), rmse=rmse(np.clip(preds, y.min(), y.max()), y)))
+    conn.send(dict(seconds=took, gib=peak()+java_peak(spark), rmse=rmse(preds, held.rating)))
     spark.stop()
 
 def choose(how, folder, seed, threads, gigabytes):

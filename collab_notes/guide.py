@@ -213,9 +213,9 @@ def spread(self:Guide, who, rows): # a `Newcomer`; of items (n,) → (n,), or `N
     "Standard deviation of a rating around its prediction, where it is known"
     f = who.folded
     if not self.model.rates: return None
-    sd = sd_of(self.surface, f, rows) if f.sd is None and 'cov' in f.row else f.sd
+    if f.sd is not None: sd = f.sd[rows]
+    else: sd = sd_of(self.surface, f, rows) if 'cov' in f.row else None
     if sd is None: return None
-    if f.sd is not None: sd = sd[rows]
     # not the prior's noise, in which there is some slack so that a few ratings move less
     return (sd.double()**2+noise_of(self.model)).sqrt()
 

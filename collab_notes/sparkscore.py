@@ -205,9 +205,9 @@ def _spread(best, n_items):
     return {'coverage':share, 'gini':gini, 'never shown':1-share}
 
 def _known_rows(spark, m, valid):
-    "Rows of what is held out; raises `UnseenIdError` on ids that the model does not know"
+    "Rows of what is held out, kept; raises `UnseenIdError` on ids that the model does not know"
     r = spark_ratings(valid, m.user_name, m.item_name, spark=spark)
-    res,n = with_rows(r, m.vocab),r.df.count()
+    res,n = with_rows(r, m.vocab).persist(),r.df.count()
     if lack := n-res.count():
         raise UnseenIdError(f"valid: {lack:,} of {n:,} ratings are of users or items that the "
                             "model does not know. Leave them out, or train with them",
@@ -224,7 +224,7 @@ def spark_evaluate(o, # what `as_model` takes, of factors
                   )->pd.DataFrame: # one row, called as in `evaluate`
     "What `evaluate` gives, as a job"
     (m,s),n = _factor_model(o),check_size('n', n)
-    held = _known_rows(spark, m, valid).persist()
+    held = _known_rows(spark, m, valid)
     seen,users = _history_rows(spark, m, history),held.select('u').distinct()
     rows = torch.from_numpy(users.toPandas()['u'].to_numpy().astype(np.int64)).sort().values
     if not len(rows): raise SettingError("valid: the model knows none of its users and items")
