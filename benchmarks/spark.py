@@ -58,7 +58,7 @@ def alone(how, folder, names, seed, threads, conn):
     o = fit(dls, seed=seed, progress=False) if how=='fit' else fit_quick(dls, seed=seed)
     took,gib = perf_counter()-start,peak()
     from collab_notes.core import predict
-    conn.send(dict(seconds=took, gib=gib, rmse=rmse(predict(o, parts[1][COLS[:2]]).prediction, parts[1].rating)))
+    conn.send(dict(seconds=took, gib=gib, rmse=rmse(predict(o, parts[1][COLS[:2]]).prediction.to_numpy(float), parts[1].rating.to_numpy())))
 
 def session(threads, gigabytes):
     from collab_notes.spark import spark_session
@@ -89,7 +89,7 @@ def in_spark(how, folder, names, seed, threads, wd, gigabytes, conn):
         df = m.transform(spark.read.parquet(valid)).select(*COLS, 'prediction').toPandas()
         mean = pd.read_parquet(train, columns=['rating']).rating.mean()
         held,preds = df,df.prediction.fillna(mean)
-    conn.send(dict(seconds=took, gib=peak()+java_peak(spark), rmse=rmse(preds, held.rating)))
+    conn.send(dict(seconds=took, gib=peak()+java_peak(spark), rmse=rmse(preds.to_numpy(float), held.rating.to_numpy())))
     spark.stop()
 
 def choose(how, folder, seed, threads, gigabytes):
