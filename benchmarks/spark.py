@@ -1,8 +1,8 @@
 """From where on Spark pays: `SparkALS` and Spark's ALS alone beside `fit` and `fit_quick`, on made-up ratings
 
     pip install '.[spark]' && .ci/java.sh
-    python benchmarks/spark.py                       # 0.1, 1 and 5 million; writes benchmarks/results/spark.{md,json}
-    python benchmarks/spark.py --sizes 25000000      # half an hour, and 16 GiB of free memory
+    python benchmarks/spark.py                       # 0.1, 1, 5 and 25 million; 16 GiB of free memory; writes benchmarks/results/spark.{md,json}
+    python benchmarks/spark.py --sizes 100000        # a minute and 4 GiB
     python benchmarks/spark.py --quick               # 20,000, to try the script; writes nothing
 
 The ratings are those of growth.py: of MovieLens 25M's shape, by biases, 8 factors and noise, in steps of a half.
@@ -62,7 +62,7 @@ def alone(how, folder, names, seed, threads, conn):
 
 def session(threads, gigabytes):
     from collab_notes.spark import spark_session
-    return spark_session(f'local[{threads}]', {'spark.driver.memory':f'{gigabytes}g', 'spark.ui.enabled':'false', 'spark.sql.shuffle.partitions':2*threads})
+    return spark_session(f'local[{threads}]', {'spark.driver.memory':f'{gigabytes}g', 'spark.ui.enabled':'false', 'spark.sql.shuffle.partitions':2*threads}, os.devnull)
 
 def java_peak(spark):
     "GiB of Spark's own process, at the most"
@@ -72,24 +72,26 @@ def java_peak(spark):
 def in_spark(how, folder, names, seed, threads, wd, gigabytes, conn):
     "Ours in Spark, or Spark's own ALS; a session is started first, and does not count"
     from collab_notes.sparkals import SparkALS
+    from collab_notes.sparkcluster import shuffled
     spark = session(threads, gigabytes)
     train,valid = (str(folder/f'{o}.parquet') for o in names)
     spark.read.parquet(train).count()
+    before = shuffled(spark)
     peak(reset=True)
     start = perf_counter()
     held = pd.read_parquet(valid)
     if how=='SparkALS':
         m = SparkALS(**ALIKE, wd=wd, seed=seed).fit(train, duplicates='keep', spark=spark)
-        took = perf_counter()-start
+        took,sent = perf_counter()-start,shuffled(spark)-before
         preds = m.predict(held[COLS[:2]], unseen='na').prediction
     else:
         from pyspark.ml.recommendation import ALS
         m = ALS(rank=ALIKE['n_factors'], maxIter=ALIKE['n_epoch'], regParam=wd, seed=seed, userCol=COLS[0], itemCol=COLS[1], ratingCol=COLS[2]).fit(spark.read.parquet(train))
-        took = perf_counter()-start
+        took,sent = perf_counter()-start,shuffled(spark)-before
         df = m.transform(spark.read.parquet(valid)).select(*COLS, 'prediction').toPandas()
         mean = pd.read_parquet(train, columns=['rating']).rating.mean()
         held,preds = df,df.prediction.fillna(mean)
-    conn.send(dict(seconds=took, gib=peak()+java_peak(spark), rmse=rmse(preds.to_numpy(float), held.rating.to_numpy())))
+    conn.send(dict(seconds=took, gib=peak()+java_peak(spark), shuffled=sent/2**30, rmse=rmse(preds.to_numpy(float), held.rating.to_numpy())))
     spark.stop()
 
 def choose(how, folder, seed, threads, gigabytes):
@@ -112,23 +114,48 @@ def run_size(n, seed, threads, gigabytes, chosen):
             print(f"  {how:12} {res['seconds']:8.1f} s {res['gib']:6.2f} GiB  RMSE {res['rmse']:.4f}", file=sys.stderr, flush=True)
             yield dict(facts, model=how, **res, wd=None if ours else chosen[how][0], tried=None if ours else {str(k):v for k,v in chosen[how][1].items()}, load=os.getloadavg()[0])
 
-NOTES = """**Time** is from the parquet files to a model, in a process of its own; starting Spark, some five to ten seconds, is not counted. **Memory** is the most that the process held, and for Spark that of Java as well, which takes what it is given.
+NOTES = """**Time** is from the parquet files to a model, in a process of its own; starting Spark, some five to ten seconds, is not counted. **Memory** is the most that the process held, and for Spark that of Java as well, which takes what it is given. **Shuffled** is what Spark has written between its stages: a cluster sends it over the network.
 **RMSE** on a fifth of the ratings, drawn at random, the same for all; predictions are kept within the scale. Both that are Spark's have {n_factors} factors and {n_epoch} epochs; their weight decay is the best of {wds} on an inner part of the training rows, at a million ratings at the most.
 `fit` and `fit_quick` run with their defaults. All of it is one machine, on which Spark brings nothing but its own cost: it pays where ratings no longer fit on one, or already lie in a cluster."""
+
+def slopes(rows, model):
+    "Seconds, GiB and GiB shuffled for each rating more, between the two largest sizes"
+    a,b = sorted((o for o in rows if o['model']==model), key=lambda o: o['rows'])[-2:]
+    return {k:(b[k]-a[k])/(b['rows']-a['rows']) for k in ('seconds','gib','shuffled') if k in a}
+
+def on_paper(rows, threads):
+    "What a billion ratings would cost, if each million more goes on to cost what it did between the two largest sizes"
+    n,spark,quick = 1e9,slopes(rows, 'SparkALS'),slopes(rows, 'fit_quick')
+    core = lambda o: f"{n*o['seconds']*threads/3600:.1f} core hours"
+    fits = ', '.join(f"{gib/quick['gib']/1e6:,.0f} million into {gib} GiB" for gib in (16,64,256))
+    wait = f"{60*n*spark['seconds']*threads/3600/64:.0f} minutes on 64 cores"
+    of = lambda k, m: {o['rows']:o[k] for o in rows if o['model']==m}
+    won = {k:sum(of(k, 'fit_quick')[n]<v for n,v in of(k, 'SparkALS').items()) for k in ('seconds','rmse')}
+    return f"""`SparkALS`: {core(spark)} ({wait}, if these have nothing to wait for), and {n*spark['shuffled']:.0f} GiB shuffled. `fit_quick`: {core(quick)} and {n*quick['gib']:,.0f} GiB in one process.
+
+By memory, `fit_quick` takes {fits}. That is where one machine ends. On the same cores, of {len(of('rmse', 'fit_quick'))} sizes here, `fit_quick` is faster than `SparkALS` at {won['seconds']} and has the lower RMSE at {won['rmse']}.
+[`14_spark`](../../nbs/14_spark.ipynb) computes what an epoch sends, how many blocks and how many machines it takes."""
+
+def tried(rows):
+    "RMSE on the inner part by weight decay"
+    return md_table([{'ratings':f"{o['rows']:,}", 'model':o['model'], **{k:f'{v:.4f}' for k,v in o['tried'].items()}}
+                     for o in rows if o['tried'] and o['rows']<=CHOOSE])
 
 def report(rows, about):
     parts = ['# When one machine is not enough: what Spark costs', 'Written by `python benchmarks/spark.py`.', describe(about)+'.']
     for n in dict.fromkeys(o['rows'] for o in rows):
         at = [o for o in rows if o['rows']==n]
         parts += [f"## {n:,} ratings, {at[0]['users']:,} users, {at[0]['items']:,} items", f"User + item means reach {at[0]['means']:.4f}.",
-                  md_table([{'model':o['model'], 'wd':'' if o['wd'] is None else o['wd'], 's':f"{o['seconds']:.1f}", 'GiB':f"{o['gib']:.1f}", 'RMSE':f"{o['rmse']:.4f}", 'load':f"{o['load']:.1f}"} for o in at])]
+                  md_table([{'model':o['model'], 'wd':'' if o['wd'] is None else o['wd'], 's':f"{o['seconds']:.1f}", 'GiB':f"{o['gib']:.1f}", 'GiB shuffled':f"{o['shuffled']:.2f}" if 'shuffled' in o else '', 'RMSE':f"{o['rmse']:.4f}", 'load':f"{o['load']:.1f}"} for o in at])]
+    if len({o['rows'] for o in rows})>1: parts += ['## A billion, on paper', on_paper(rows, about['threads'])]
+    parts += ['## Weight decay', 'RMSE on the inner part of the training rows, by which it is chosen:', tried(rows)]
     return '\n\n'.join([*parts, '## How it is measured', NOTES.format(**ALIKE, wds=', '.join(map(str, WDS)))])+'\n'
 
 @call_parse
-def main(sizes:Annotated[int, {'nargs':'+'}]=(100_000,1_000_000,5_000_000), # numbers of ratings
+def main(sizes:Annotated[int, {'nargs':'+'}]=(100_000,1_000_000,5_000_000,25_000_000), # numbers of ratings
          seed:int=0, # of the ratings, the split and the models
          threads:int=2, # for everyone
-         gigabytes:int=6, # of memory for Spark
+         gigabytes:int=10, # of memory for Spark
          quick:bool=False, # 20,000 ratings
          out:Path=None): # folder for results (benchmarks/results, or none with --quick)
     "Everybody trains on the same made-up ratings"

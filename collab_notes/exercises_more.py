@@ -287,3 +287,41 @@ def _(f):
     curve = pd.DataFrame({'ndcg':[0.50,0.51,0.49,0.44], 'never shown':[0.9,0.8,0.7,0.4]},
                          index=pd.Index([0,0.1,0.2,0.5], name='strength'))
     test_eq([float(f(curve, o)) for o in (0.,0.02,0.1)], [0.1,0.2,0.5])
+
+# %% ../nbs/library/exercises_more.ipynb #b5815b05
+# exercises of 14_spark
+@exercise('14.1', "Solve (qᵀq + wd·n·I) p = qᵀy.")
+def _(f):
+    q,y = torch.tensor([[1.,0],[0,2],[1,1]]),torch.tensor([1.,-1,0.5])
+    p = torch.as_tensor(f(q, y, 0.5))
+    test_eq(tuple(p.shape), (2,))
+    test_close((q.T@(q@p-y)+3*0.5*p).tolist(), [0.,0.], eps=1e-4)
+
+@exercise('14.2', "Count different pairs of the user's block and the item.")
+def _(f):
+    u,i = np.array([0,1,2,3,2]),np.array([5,5,5,6,5])
+    test_eq([int(f(u, i, b)) for b in (1,2,4)], [2,3,4])
+
+@exercise('14.3', "Make a hash of user, item and seed; a random number would go with the place.")
+def _(f):
+    rng = np.random.default_rng(0)
+    user,item = np.divmod(rng.permutation(40_000), 200)
+    a,order = np.asarray(f(user, item, 0.2, 1)),rng.permutation(len(user))
+    test_eq(a.dtype, bool)
+    test_close(a.mean(), 0.2, eps=0.02)
+    test_eq(np.asarray(f(user[order], item[order], 0.2, 1)).tolist(), a[order].tolist())
+    assert 0.6<(a==np.asarray(f(user, item, 0.2, 2))).mean()<0.76   # 0.68 by chance
+    assert np.bincount(user, a, 200).max()<80
+
+# %% ../nbs/library/exercises_more.ipynb #95fd9d6e
+@exercise('14.4', "Sort all of them by score, and by item where scores are equal.")
+def _(f):
+    tens = [(np.array([4,2]), np.array([3.,1])), (np.array([9,7,5]), np.array([3.,2,1]))]
+    test_eq([int(o) for o in f(tens, 4)], [4,9,7,2])
+    test_eq([int(o) for o in f(tens[::-1], 9)], [4,9,7,2,5])
+
+@exercise('14.5', "Add the sums, add the counts, and let the prior count `damping` times.")
+def _(f):
+    test_close(f([(10.,2),(2.,1)], 0, 3.), 4.)
+    test_close(f([(10.,2),(2.,1),(0.,0)], 3, 2.), 3.)
+    test_close(f([(0.,0)], 5, 3.5), 3.5)

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SparkRatings', 'need_spark', 'parse_conf', 'spark_session', 'spark_parquet', 'spark_ratings', 'some_spark_rows',
-           'count_faults', 'settle_spark_repeats', 'check_spark_ratings', 'spark_vocab', 'with_rows',
-           'spark_vocab_rows']
+           'count_faults', 'time_number', 'settle_spark_repeats', 'check_spark_ratings', 'spark_vocab', 'lookup',
+           'with_rows', 'spark_vocab_rows']
 
 # %% ../nbs/library/spark.ipynb #5fc8c727
 import os, sys, warnings
 from collections import namedtuple
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,9 +20,8 @@ from .columns import rating_columns
 from .errors import (
     CollabError, MissingColumnError, NoFileError, RatingsError, SettingError, check_one_of)
 from .vocab import Vocab
-from collab_notes.wording import (
-    NA, POLICIES, check_scale, id_of_nobody, no_id, no_number, no_rows, not_numbers, off_scale,
-    only_one, repeats)
+from .wording import (NA, POLICIES, check_scale, id_of_nobody, no_id, no_number,
+                                  no_rows, not_numbers, off_scale, only_one, repeats)
 
 # %% ../nbs/library/spark.ipynb #24a85dc8
 def need_spark():
@@ -42,8 +42,21 @@ def parse_conf(texts, # like 'spark.executor.memory=4g'
         res[k] = v
     return res
 
+@contextmanager
+def _stderr_to(path):
+    "What this process writes to stderr, and each that it starts, goes to a file, if there is one"
+    if path is None: return (yield)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(path, 'ab') as f: os.dup2(f.fileno(), 2)
+    try: yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
 def spark_session(master:str=None, # a master's URL (default: of the session there is, or local[*])
                   conf=None, # name → value, settings of Spark
+                  log:str=None, # a file for what Java says on its own (default: stderr)
                  ): # a `SparkSession`
     "The session there is, or a new one; raises `CollabError` where there can be none"
     need_spark()
@@ -60,12 +73,14 @@ def spark_session(master:str=None, # a master's URL (default: of the session the
     master = master or 'local[*]'
     make = SparkSession.builder.master(master).appName('collab-notes')
     own = {'spark.ui.showConsoleProgress':str(sys.stderr.isatty()).lower()}
-    if master.startswith('local'):
-        own.update({'spark.driver.bindAddress':'127.0.0.1', 'spark.driver.host':'127.0.0.1'})
+    if master.startswith('local'):   # Spark's 200 parts are for a cluster
+        own.update({'spark.driver.bindAddress':'127.0.0.1', 'spark.driver.host':'127.0.0.1',
+                    'spark.sql.shuffle.partitions':max(8, 2*os.cpu_count())})
     for k,v in {**own, **(conf or {})}.items(): make = make.config(k, str(v))
-    try: res = make.getOrCreate()
+    try:
+        with _stderr_to(log): res = make.getOrCreate()
     except (PySparkException,Py4JError) as e:
-        why = ' '.join(str(e).split())[:300]
+        why = ' '.join(str(e).split())[:300] + ('' if log is None else f'; more in {log}')
         raise CollabError(f"Spark does not start at {master} ({why}). It needs a master that "
                           "answers, and Java 17 or later, on the path or in JAVA_HOME") from e
     res.sparkContext.setLogLevel('ERROR')
@@ -148,7 +163,6 @@ def count_faults(df, kinds, scale): # a table as in `SparkRatings`; its types; `
 
 def _raise_faults(r, kinds, scale):
     row,bad = count_faults(r.df, kinds, scale)
-    if not row.n: raise no_rows()
     show = lambda o: (bad[o][0], some_spark_rows(r.df, bad[o][1], {o[0]:r.names[o[0]]}))
     y = r.names['rating']
     if (o := ('rating','odd')) in bad:
@@ -161,9 +175,17 @@ def _raise_faults(r, kinds, scale):
             raise no_id(name, *show(o), f"leave them out, e.g. df.dropna(subset=[{name!r}])")
         if (o := (k,'na')) in bad: raise id_of_nobody(name, show(o)[1])
         if row[f'{k}_min']==row[f'{k}_max']: raise only_one(name, row[f'{k}_min'])
-    return row.n
 
 # %% ../nbs/library/spark.ipynb #02d157f3
+def time_number(r:SparkRatings): # a column
+    "Times as numbers, in order; `null` for a text that is no time"
+    from pyspark.sql import functions as F
+    kind = dict(r.df.dtypes)['time']
+    t = F.col('time')
+    if kind=='string': t = F.try_to_timestamp(t)
+    if kind in ('date','timestamp_ntz'): t = t.cast('timestamp')
+    return F.unix_micros(t) if kind in ('string','date','timestamp','timestamp_ntz') else t
+
 def _in_time(r, policy):
     "The first or last rating of each pair; of one moment, the lowest or the highest"
     from pyspark.sql import Window, functions as F
@@ -171,8 +193,8 @@ def _in_time(r, policy):
         raise MissingColumnError(f"duplicates={policy!r}: rows in a cluster have no order, and "
                                  "there is no column of times; name it: time_name=…, or choose "
                                  "'mean'", 'time')
-    t,y = F.col('time'),F.col('rating')
-    order = (t.asc_nulls_last(),y) if policy=='first' else (t.desc(),y.desc())
+    t,y = time_number(r),F.col('rating')
+    order = (t.asc_nulls_last(),y) if policy=='first' else (t.desc_nulls_last(),y.desc())
     w = Window.partitionBy('user','item').orderBy(*order)
     return r.df.withColumn('_k', F.row_number().over(w)).where('_k=1').drop('_k')
 
@@ -209,6 +231,7 @@ def check_spark_ratings(source, # what `spark_ratings` takes
     check_one_of('duplicates', duplicates, POLICIES)
     r = spark_ratings(source, user_name, item_name, rating_name, time_name, spark)
     kinds,scale = _kinds(r.df),check_scale(scale)
+    if r.df.isEmpty(): raise no_rows()
     if kinds['rating'] not in _NUMBER:
         y = r.names['rating']
         raise not_numbers(y, kinds['rating'], some_spark_rows(r.df, 'true', {'rating':y}),
@@ -224,36 +247,49 @@ def spark_vocab(r:SparkRatings)->Vocab: # ids of any type
     ids = lambda o: sorted(x[0] for x in r.df.select(o).distinct().collect())
     return Vocab({r.names[o]:(NA, *ids(o)) for o in ('user','item')})
 
-def _rows_frame(spark, schema, ids, name):
-    "A Spark table of ids and their rows"
-    from pyspark.sql.types import IntegerType, StructField, StructType
-    own = StructType([StructField('id', schema[name].dataType), StructField(f'{name}_row',
-                                                                            IntegerType())])
-    return spark.createDataFrame([(o,k) for k,o in enumerate(ids) if k], own)
-
-def with_rows(r:SparkRatings, vocab:Vocab, # ids that the vocab has not are left out
-             ): # a Spark `DataFrame`: u, i (int), rating (double), and `time`, if there is one
-    "Row numbers in place of ids"
+def lookup(df, n): # a Spark table; how many rows it has
+    "The same, and a hint to Spark to hand it to every machine, if it is small"
     from pyspark.sql import functions as F
-    spark,res = r.df.sparkSession,r.df
+    return F.broadcast(df) if n<10**6 else df
+
+def _rows_frame(r, ids, name):
+    "A Spark table of ids and their rows; raises `RatingsError` on ids of another type"
+    from pyspark.errors import PySparkException, PySparkTypeError
+    from pyspark.sql.types import IntegerType, StringType, StructField, StructType
+    kind = r.df.schema[name].dataType
+    own = StructType([StructField('id', kind), StructField(f'{name}_row', IntegerType())])
+    rows = [(o,k) for k,o in enumerate(ids) if k]
+    try:   # a column of texts would take anything, and so make '5' of 5
+        if isinstance(kind, StringType)!=isinstance(ids[1], str): raise PySparkTypeError('texts')
+        return lookup(r.df.sparkSession.createDataFrame(rows, own), len(rows))
+    except PySparkException as e:
+        col = r.names[name]
+        raise RatingsError(f"{col}: its type is {kind.simpleString()}, and the model knows ids "
+                           f"like {ids[1]!r}. Make them alike: df.withColumn({col!r}, "
+                           f"df[{col!r}].cast(…))", col) from e
+
+def with_rows(r:SparkRatings, vocab:Vocab,
+              unknown:bool=False, # keep ids that the vocab has not, as row 0?
+             ): # a Spark `DataFrame`: u, i (int), rating (double), and `time`, if there is one
+    "Row numbers in place of ids; raises `RatingsError` where they are of another type"
+    from pyspark.sql import functions as F
+    res,how = r.df,'left' if unknown else 'inner'
     for is_item,name in ((False,'user'),(True,'item')):
-        ids = vocab.classes[vocab.name(is_item)]
-        own = _rows_frame(spark, r.df.schema, ids, name)
-        res = res.join(F.broadcast(own) if len(ids)<10**6 else own, res[name]==own['id']).drop('id')
+        own = _rows_frame(r, vocab.classes[vocab.name(is_item)], name)
+        res = res.join(own, res[name]==own['id'], how).drop('id')
+    row = lambda k, to: F.coalesce(f'{k}_row', F.lit(0)).alias(to)
     more = [F.col('time')] if 'time' in r.df.columns else []
-    return res.select(F.col('user_row').alias('u'), F.col('item_row').alias('i'),
+    return res.select(row('user', 'u'), row('item', 'i'),
                       F.col('rating').cast('double').alias('rating'), *more)
 
 # %% ../nbs/library/spark.ipynb #eeef9c8a
 def spark_vocab_rows(df, # a Spark table with rows: u, i
                      vocab:Vocab): # a Spark table with ids in their place: user, item
     "Ids in place of row numbers"
-    from pyspark.sql import functions as F
     spark = df.sparkSession
     for is_item,name,col in ((False,'user','u'),(True,'item','i')):
         ids = vocab.classes[vocab.name(is_item)][1:]
         own = pd.DataFrame({'_row':range(1, len(ids)+1), name:list(ids)})
-        own = spark.createDataFrame(own.astype({'_row':'int32'}))
-        df = df.join(F.broadcast(own) if len(ids)<10**6 else own, df[col]==own['_row'])\
-            .drop('_row', col)
+        own = lookup(spark.createDataFrame(own.astype({'_row':'int32'})), len(ids))
+        df = df.join(own, df[col]==own['_row']).drop('_row', col)
     return df

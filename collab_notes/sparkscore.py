@@ -13,59 +13,74 @@ import pandas as pd
 import torch
 
 from .core import as_model
-from .errors import SettingError, UnseenIdError, check_size
+from .errors import EmptyRatingsError, check_one_of, check_size
 from .lists import bootstrap, rank_metrics
-from .spark import spark_parquet, spark_ratings, spark_vocab_rows, with_rows
+from .spark import lookup, spark_parquet, spark_ratings, spark_vocab_rows, with_rows
 from .topn import stable_topk
 
 # %% ../nbs/library/sparkscore.ipynb #fe2a47cd
-def _packed(t): return np.ascontiguousarray(t.numpy(), dtype=np.float32).tobytes()
+def _packed(o, kind): return np.ascontiguousarray(o, dtype=kind).tobytes()
+def _unpacked(raw, kind): return torch.from_numpy(np.frombuffer(raw, kind).copy())
 
-def _side_blocks(spark, table, rows, size, name): # (n, k) numbers; rows (m,)
-    "A Spark table of blocks of rows and their numbers, as bytes"
-    cols = f'{name} int, {name}_rows array<int>, {name}_x binary'
-    parts = [(k, o.tolist(), _packed(table[o])) for k,o in enumerate(rows.split(size))]
-    parts = spark.sparkContext.parallelize(parts, max(1, len(parts)))   # a task for each
-    return spark.createDataFrame(parts, cols)
+def _side_blocks(sc, table, rows, size): # (n, k) numbers; rows (m,)
+    "Blocks of rows and their numbers, as bytes: each is a part of its own"
+    parts = [(k, _packed(o, np.int32), _packed(table[o], np.float32))
+             for k,o in enumerate(rows.split(size))]
+    return sc.parallelize(parts, len(parts))
 
 def _user_table(s): # factors, and a 1 for the item's bias
     return torch.cat([s.user_factors, torch.ones_like(s.user_bias)[:,None]], 1).float()
 
 def _item_table(s): return torch.cat([s.item_factors, s.item_bias[:,None]], 1).float()
 
-def _seen_blocks(seen, places, size, n_items): # columns u, i; place of each row of both sides
-    "What is seen, by block of users and block of items, as places within both"
-    from pyspark.sql import functions as F
-    u,i = F.col('u_at'),F.col('i_at')
-    code = (u%size[0]).cast('long')*size[1]+i%size[1]
-    rows = seen.join(F.broadcast(places[0]), 'u').join(F.broadcast(places[1]), 'i')
-    return rows.groupBy(F.floor(u/size[0]).cast('int').alias('ub'),
-                        F.floor(i/size[1]).cast('int').alias('ib'))\
-        .agg(F.collect_set(code).alias('seen'))
-
 # %% ../nbs/library/sparkscore.ipynb #1793a87c
-def _as_matrix(raw, n): return torch.from_numpy(np.frombuffer(raw, np.float32).copy()).view(n, -1)
-
-def _best_of_block(o, n, size): # a row of the grid
+def _best_of_block(o, n, size, n_items): # a row of the grid; items in a block, and in all
     "The best `n` of a block of items for each of a block of users"
-    users,items = torch.tensor(o.ub_rows),torch.tensor(o.ib_rows)
-    x = _as_matrix(o.ub_x, len(users))@_as_matrix(o.ib_x, len(items)).T.contiguous()
-    if o.seen is not None and len(o.seen):
-        code = torch.from_numpy(np.array(o.seen, np.int64))
-        x[code//size,code%size] = -torch.inf
+    users,items = (_unpacked(x, np.int32) for x in (o.ub_rows,o.ib_rows))
+    a,b = (_unpacked(x, np.float32).view(len(k), -1) for x,k in ((o.ub_x,users),(o.ib_x,items)))
+    x = a@b.T.contiguous()
+    if o.seen is not None:
+        code = _unpacked(o.seen, np.int64)
+        code = code[code%n_items//size==o.ib]   # those in this block
+        x[code//n_items,code%n_items%size] = -torch.inf
     v,c = stable_topk(x, min(n, len(items)))
     r,k = (v>-torch.inf).nonzero().unbind(1)
-    return pd.DataFrame(dict(u=users[r].int().numpy(), i=items[c[r,k]].int().numpy(),
-                             score=v[r,k].numpy()))
+    return pd.DataFrame(dict(u=users[r].numpy(), i=items[c[r,k]].numpy(), score=v[r,k].numpy()))
 
-def _score_blocks(frames, n, size): # an iterator of tables of grid rows
+def _score_blocks(frames, **kwargs): # an iterator of tables of grid rows
     for df in frames:
-        for o in df.itertuples(index=False): yield _best_of_block(o, n, size)
+        for o in df.itertuples(index=False): yield _best_of_block(o, **kwargs)
 
 # %% ../nbs/library/sparkscore.ipynb #f206e9da
-def _places(spark, rows, name): # rows (m,) → a Spark table of their places
-    own = pd.DataFrame({name:rows.int().numpy(), f'{name}_at':np.arange(len(rows), dtype=np.int32)})
-    return spark.createDataFrame(own)
+def _with_places(seen, rows, name): # pairs; rows (m,)
+    "Each pair's place in `rows`; pairs that are not there are left out"
+    own = pd.DataFrame({name:rows.int().numpy(), f'{name}_at':np.arange(len(rows), dtype=np.int64)})
+    return seen.join(lookup(seen.sparkSession.createDataFrame(own), len(rows)), name)
+
+def _pairs_of_block(df, size, n_items): # the pairs of a block of users
+    code = df['u_at'].to_numpy()%size*n_items+df['i_at'].to_numpy()
+    return pd.DataFrame(dict(ub=df['ub'].iloc[:1], seen=[_packed(code, np.int64)]))
+
+def _seen_blocks(seen, users, items, size):
+    "What each block of users has seen, as bytes"
+    from pyspark.sql import functions as F
+    t = _with_places(_with_places(seen.select('u','i').distinct(), users, 'u'), items, 'i')
+    t = t.withColumn('ub', F.floor(F.col('u_at')/size).cast('int'))
+    f = partial(_pairs_of_block, size=size, n_items=len(items))
+    return t.groupBy('ub').applyInPandas(f, 'ub int, seen binary')
+
+def _grid(spark, s, users, items, seen, block):
+    "Each block of users with each block of items, one pair in each part of the table"
+    sc = spark.sparkContext
+    a,b = _side_blocks(sc, _user_table(s), users, block[0]),_side_blocks(sc, _item_table(s), items,
+                                                                        block[1])
+    if seen is None: a = a.map(lambda o: (*o, None))
+    else:   # a key k goes to part k: none shares a part with another
+        pairs = _seen_blocks(seen, users, items, block[0]).rdd.map(lambda o: (o[0], bytes(o[1])))
+        both = a.map(lambda o: (o[0], o[1:])).leftOuterJoin(pairs, a.getNumPartitions())
+        a = both.map(lambda o: (o[0], *o[1][0], o[1][1]))
+    a = spark.createDataFrame(a, 'ub int, ub_rows binary, ub_x binary, seen binary')
+    return a.crossJoin(spark.createDataFrame(b, 'ib int, ib_rows binary, ib_x binary'))
 
 def spark_top_rows(spark, s, # a `SparkSession`; a `Surface`
                    users, items, # rows (m,), (k,)
@@ -75,13 +90,8 @@ def spark_top_rows(spark, s, # a `SparkSession`; a `Surface`
                   ): # a Spark `DataFrame`: u, i, score (before `shown`), rank
     "`top_rows` as a job"
     from pyspark.sql import Window, functions as F
-    grid = _side_blocks(spark, _user_table(s), users, block[0], 'ub').crossJoin(
-        _side_blocks(spark, _item_table(s), items, block[1], 'ib'))
-    if seen is None: grid = grid.withColumn('seen', F.lit(None).cast('array<bigint>'))
-    else:
-        places = _places(spark, users, 'u'),_places(spark, items, 'i')
-        grid = grid.join(_seen_blocks(seen, places, block, len(items)), ['ub','ib'], 'left')
-    best = grid.mapInPandas(partial(_score_blocks, n=n, size=block[1]), 'u int, i int, score float')
+    f = partial(_score_blocks, n=n, size=block[1], n_items=len(items))
+    best = _grid(spark, s, users, items, seen, block).mapInPandas(f, 'u int, i int, score float')
     w = Window.partitionBy('u').orderBy(F.desc('score'), 'i')
     return best.withColumn('rank', F.row_number().over(w)).where(F.col('rank')<=n)
 
@@ -156,28 +166,39 @@ def _list_measures(frames, n): # rows of a user: hits by rank, relevant, listed 
         yield pd.concat([df[['u']].reset_index(drop=True), res], axis=1)
 
 def _quality(best, held, seen, n):
-    "By user with something relevant: the four measures"
+    "By user with something relevant: the four measures; an unknown item is missed"
     from pyspark.sql import functions as F
-    want = held.select('u','i').distinct()
+    want = held.where('i>0').select('u','i').distinct()
     if seen is not None: want = want.join(seen.select('u','i'), ['u','i'], 'left_anti')
     hit = best.join(want, ['u','i']).groupBy('u').agg(F.collect_list('rank').alias('hits'))
+    want = want.unionByName(held.where('i=0').select('u','i'))
     t = want.groupBy('u').agg(F.count(F.lit(1)).alias('relevant')).join(hit, 'u', 'left')
     none = F.array().cast('array<int>')
     t = t.withColumn('hits', F.coalesce('hits', none))
     cols = 'u int, ndcg double, precision double, recall double, map double'
     return t.mapInPandas(partial(_list_measures, n=n), cols)
 
+def _rows_of_blocks(frames, k):
+    for df in frames:
+        for _,rows,x in df.itertuples(index=False):
+            rows,x = _unpacked(rows, np.int32),_unpacked(x, np.float32)
+            yield pd.DataFrame({k:rows.numpy(), f'{k}_f':list(x.view(len(rows), -1).numpy())})
+
+def _side_rows(spark, table, k, size=4096):
+    "A Spark table of all rows and their numbers, which go there by blocks"
+    t = _side_blocks(spark.sparkContext, table.float(), torch.arange(len(table)), size)
+    t = spark.createDataFrame(t, 'b int, rows binary, x binary')
+    return t.mapInPandas(partial(_rows_of_blocks, k=k), f'{k} int, {k}_f array<float>')
+
 def _errors(s, held):
     "Root of the mean squared error, and mean absolute error"
     from pyspark.sql import functions as F
-    spark = held.sparkSession
-    side = lambda t, b, k: spark.createDataFrame(
-        [(r, f, v) for r,(f,v) in enumerate(zip(t.tolist(), b.tolist()))],
-        f'{k} int, {k}_f array<float>, {k}_b double')
-    df = held.join(side(s.user_factors, s.user_bias, 'u'), 'u').join(
-        side(s.item_factors, s.item_bias, 'i'), 'i')
-    e = F.aggregate(F.zip_with('u_f', 'i_f', lambda a, b: (a*b).cast('double')), F.lit(0.).cast(
-        'double'), lambda a, b: a+b)+F.col('u_b')+F.col('i_b')
+    users = torch.cat([_user_table(s), s.user_bias[:,None]], 1)
+    items = torch.cat([_item_table(s), torch.ones(len(s.item_bias), 1)], 1)
+    df = held.join(_side_rows(held.sparkSession, users, 'u'), 'u').join(
+        _side_rows(held.sparkSession, items, 'i'), 'i')
+    e = F.aggregate(F.zip_with('u_f', 'i_f', lambda a, b: a.cast('double')*b),
+                    F.lit(0.).cast('double'), lambda a, b: a+b)
     if s.y_range is not None:
         lo,hi = s.y_range
         e = F.lit(float(lo))+(hi-lo)/(1+F.exp(-e))
@@ -192,7 +213,7 @@ def _novelty(best, seen, users):
     from pyspark.sql import functions as F
     counts = seen.groupBy('i').agg(F.count(F.lit(1)).alias('c'))
     n = seen.select('u').distinct().count()
-    one = best.join(users, 'u').join(F.broadcast(counts), 'i').groupBy('u').agg(
+    one = best.join(users, 'u').join(counts, 'i').groupBy('u').agg(
         F.avg(-F.log2(F.col('c')/n)).alias('novelty'), F.avg('c').alias('popularity'))
     row = one.agg(F.avg('novelty'), F.avg('popularity')).collect()[0]
     return dict(novelty=row[0], popularity=row[1])
@@ -204,37 +225,47 @@ def _spread(best, n_items):
     gini = max(((2*at-n_items-1)*c).sum()/c.sum()/n_items, 0.) if len(c) else np.nan
     return {'coverage':share, 'gini':gini, 'never shown':1-share}
 
-def _known_rows(spark, m, valid):
-    "Rows of what is held out, kept; raises `UnseenIdError` on ids that the model does not know"
+def _held_rows(spark, m, valid, unseen):
+    "Rows of what is held out, kept, an unknown item as 0; raises as `evaluate` does"
+    from pyspark.sql import functions as F
+    check_one_of('unseen', unseen, ('error','skip'))
     r = spark_ratings(valid, m.user_name, m.item_name, spark=spark)
-    res,n = with_rows(r, m.vocab).persist(),r.df.count()
-    if lack := n-res.count():
-        raise UnseenIdError(f"valid: {lack:,} of {n:,} ratings are of users or items that the "
-                            "model does not know. Leave them out, or train with them",
-                            r.names['item'])
-    return res
+    res = with_rows(r, m.vocab, unknown=True).persist()
+    n,new = res.agg(F.count(F.lit(1)), F.count_if(F.col('u')==0)).collect()[0]
+    if not n: raise EmptyRatingsError("valid: there are no ratings to compare with")
+    if new and (unseen=='error' or new==n):
+        ids = sorted(o[0] for o in r.df.select('user').distinct().collect())
+        m.vocab.rows(ids, False)   # it names those whom it does not know
+    if not new: return res
+    kept = res.where('u>0').persist()
+    kept.count()
+    res.unpersist()
+    return kept
 
 def spark_evaluate(o, # what `as_model` takes, of factors
                    spark, # a `SparkSession`
-                   valid, # ratings: what `spark_ratings` takes, by users that the model knows
+                   valid, # ratings: what `spark_ratings` takes
                    n:int=10, # length of the lists
                    history=None, # what was rated before, see `spark_recommend`
+                   unseen:str='error', # users that the model does not know: 'error' or 'skip'
                    level:float=0.95, n_boot:int=1000, seed:int=42, # see `evaluate`
                    block=(2048,16384), # users, items that a task holds
                   )->pd.DataFrame: # one row, called as in `evaluate`
     "What `evaluate` gives, as a job"
     (m,s),n = _factor_model(o),check_size('n', n)
-    held = _known_rows(spark, m, valid)
+    held = _held_rows(spark, m, valid, unseen)
     seen,users = _history_rows(spark, m, history),held.select('u').distinct()
+    if seen is not None: seen.persist()
     rows = torch.from_numpy(users.toPandas()['u'].to_numpy().astype(np.int64)).sort().values
-    if not len(rows): raise SettingError("valid: the model knows none of its users and items")
     items = _rated_rows(m, seen)
-    best = spark_top_rows(spark, s, rows, items, n, seen, block).persist()
+    best = spark_top_rows(spark, s, rows, items, n, seen, block)
+    best = best.coalesce(1+len(rows)*n//10**6).persist()
     t = _quality(best, held, seen, n).toPandas().sort_values('u')
     low,high = bootstrap(t.ndcg, n_boot, level, seed)
     res = {**(_errors(s, held) if m.rates else {}), 'ndcg':t.ndcg.mean(), 'ndcg low':low,
            'ndcg high':high, **t[['precision','recall','map']].mean(), **_spread(best, len(items)),
            **(_novelty(best, seen, users) if seen is not None else {}),
            'users':len(t), 'left out':len(rows)-len(t)}
-    for o in (held,best): o.unpersist()
+    for o in (held,seen,best):
+        if o is not None: o.unpersist()
     return pd.DataFrame([res], index=pd.Index(['model'], name='model'))

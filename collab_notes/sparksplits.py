@@ -7,7 +7,7 @@ __all__ = ['row_hash', 'spark_random_split', 'spark_temporal_split', 'spark_leav
 
 # %% ../nbs/library/sparksplits.ipynb #b6714cda
 from .errors import EmptyRatingsError, MissingColumnError, RatingsError, check_size
-from .spark import spark_ratings
+from .spark import spark_ratings, time_number
 from .splits import check_share, new_seed
 
 # %% ../nbs/library/sparksplits.ipynb #62ace81d
@@ -38,39 +38,30 @@ def spark_random_split(ratings, # what `spark_ratings` takes
 
 # %% ../nbs/library/sparksplits.ipynb #d129b679
 def _timed(ratings):
+    "Ratings, each row's time as a number, and how many rows there are"
     from pyspark.sql import functions as F
     r = spark_ratings(ratings)
     if 'time' not in r.df.columns:
         raise MissingColumnError(f"Which column is the time? None of {r.df.columns} is recognised; "
                                  "name it: time_name=…", 'time')
-    name,t = r.names['time'],_seconds(r)
-    gone = r.df.agg(F.count_if(t.isNull() | F.isnan(t.cast('double')))).collect()[0][0]
-    if not gone: return r
+    name,t = r.names['time'],time_number(r)
+    odd = t.isNull() | F.isnan(t.cast('double'))
+    n,gone = r.df.agg(F.count(F.lit(1)), F.count_if(odd)).collect()[0]
+    if not gone: return r,t,n
     raise RatingsError(f"{name}: {gone:,} rows have no time, or none that can be read; fill it in "
                        "or drop them", name)
-
-def _seconds(r):
-    "Times as numbers, in order"
-    from pyspark.sql import functions as F
-    kind = dict(r.df.dtypes)['time']
-    t = F.col('time')
-    if kind=='string': t = F.try_to_timestamp(t)
-    if kind in ('date','timestamp_ntz'): t = t.cast('timestamp')
-    return F.unix_micros(t) if kind in ('string','date','timestamp','timestamp_ntz') else t
 
 def spark_temporal_split(ratings, # what `spark_ratings` takes, with times
                          valid_pct:float=0.2, # share of rows for validation, as in pandas
                         )->tuple: # as from `spark_random_split`
     "One moment cuts the table, the one where `temporal_split` cuts it"
     from pyspark.sql import functions as F
-    r = _timed(ratings)
-    df = r.df.withColumn('_t', _seconds(r))
-    n = df.count()
+    r,t,n = _timed(ratings)
     if not n: raise EmptyRatingsError("There are no rows to split")
     k = n-int(check_share(valid_pct)*n)-1
     cut = F.expr(f'percentile_disc({(k+.5)/n!r}) within group (order by _t)')
-    cut = df.agg(cut).collect()[0][0]
-    return _parts(r, _seconds(r)>F.lit(cut))
+    cut = r.df.withColumn('_t', t).agg(cut).collect()[0][0]
+    return _parts(r, t>F.lit(cut))
 
 # %% ../nbs/library/sparksplits.ipynb #0c55dda8
 def spark_leave_last_out(ratings, # what `spark_ratings` takes, with times
@@ -79,9 +70,9 @@ def spark_leave_last_out(ratings, # what `spark_ratings` takes, with times
                         )->tuple: # as from `spark_random_split`
     "Each user's last `n` ratings are for validation; who has no more than `n` stays in training"
     from pyspark.sql import Window, functions as F
-    r,n = _timed(ratings),check_size('n', n)
+    (r,t,_),n = _timed(ratings),check_size('n', n)
     by = Window.partitionBy('user')
-    last = by.orderBy(_seconds(r).desc(), row_hash(seed, 'user', 'item'), 'item', 'rating')
+    last = by.orderBy(t.desc(), row_hash(seed, 'user', 'item'), 'item', 'rating')
     df = r.df.withColumn('_k', F.row_number().over(last))
     df = df.withColumn('_n', F.count(F.lit(1)).over(by))
     mark = (F.col('_k')<=n) & (F.col('_n')>n)

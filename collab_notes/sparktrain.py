@@ -56,13 +56,22 @@ def _trained(r, valid, given):
     als = SparkALS(n_factors=given['n_factors'], goal=given['goal'], seed=given['seed'],
                    **{k:v for k,v in own.items() if v is not None})
     history = history_path(given)
-    return als.fit(r, valid, history=history, duplicates='keep')
+    m = als.fit(r, valid, history=history, overwrite=given['history_out'] is None,
+                duplicates='keep')
+    return m,als.baseline_
+
+def _judged(spark, m, baseline, train, valid):
+    "Each measure of a model, and of what it must be better than"
+    import pandas as pd
+    from collab_notes.sparkscore import spark_evaluate
+    both = {'damped means' if m.rates else 'popularity':baseline, 'this model':m}
+    res = [spark_evaluate(o, spark, valid, history=train) for o in both.values()]
+    return pd.concat(res).set_axis(list(both)).T
 
 def train_in_cluster(given:dict): # options of `train`: name → value
     "Train a model by jobs of Spark, tell how good it is, and save it"
     from collab_notes.files import save
     from collab_notes.spark import check_spark_ratings, parse_conf, spark_session
-    from collab_notes.sparkscore import spark_evaluate
     check_cluster(given)
     history_path(given)
     folder = Path(given['out'])
@@ -76,13 +85,14 @@ def train_in_cluster(given:dict): # options of `train`: name → value
     train,valid = _split(r, given)
     say('checked and split; training')
     with made_folder(folder):
-        m = _trained(train, valid, given)
+        m,baseline = _trained(train, valid, given)
         say(f'trained {m}; judging')
-        quality = spark_evaluate(m, spark, valid, history=train)
+        quality = _judged(spark, m, baseline, train, valid)
+        ours = quality['this model'].dropna()
         about = dict(data=given['file'], engine='spark', split=given['split'],
-                     **{k:float(quality[k].iloc[0]) for k in ('rmse','ndcg') if k in quality})
+                     **{k:float(ours[k]) for k in ('rmse','ndcg') if k in ours})
         save(m, folder, **about)
-    tall = quality.T.reset_index().set_axis(['measure','value'], axis=1)
+    tall = quality.rename_axis('measure').reset_index()
     print('\n', plain_table(tall, 4, index=False), '\n', sep='')
     print(f'Saved in {folder}: model.safetensors; its ratings: {history_path(given)}')
     return m

@@ -17,13 +17,13 @@ notebooks = sorted(o for o in (root/'nbs').rglob('*.ipynb') if not any(p[0] in '
 chapters = [o for o in notebooks if o.name != 'index.ipynb']
 modules = sorted(o for o in (root/'collab_notes').glob('*.py') if o.name not in ('__init__.py','_modidx.py'))
 expected = ('index answers answers_exercises 00_data 01_latent_factors 02_from_scratch 03_weight_decay 04_interpretation 05_bootstrap 06_deep '
-            '07_lists 08_ranking 09_bayes 10_feedback 11_reasons 12_recipe 13_costs '
+            '07_lists 08_ranking 09_bayes 10_feedback 11_reasons 12_recipe 13_costs 14_spark '
             'ablations baselines batches blend blocks book callbacks checkpoint choices cli columns console core diagrams '
             'ease ensemble errors evenness exercises exercises_more factormodel facts files foldin formats held ials inputs '
             'kept layout loaders lookups loops matrix movielens newcomers options overall plaintext plots posterior '
             'prior_test priors protocol questions quick reading ridge rowfit sampled sampler shapes shares shrink side '
             'sizes splits start streams suite surface tables topn unknown unrated vocab widgets wording '
-            'spark sparkals sparkscore sparksplits sparktrain '
+            'spark sparkals sparkcluster sparkscore sparksplits sparktrain '
             'api app finding guard guide pages portrait serving swap views visitors').split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)

@@ -1,5 +1,5 @@
 """The same checks, splits, models, lists and measures from a cluster as from this machine; and when a worker is killed."""
-import re, threading
+import re, signal, subprocess, sys, threading
 
 import numpy as np
 import pandas as pd
@@ -7,25 +7,26 @@ import pytest
 import torch
 
 from collab_notes.baselines import damped_means
-from collab_notes.errors import NoFileError, RatingsError, SettingError, UnseenIdError
+from collab_notes.errors import BadRatingError, EmptyRatingsError, NoFileError, RatingsError, SettingError, UnseenIdError
 from collab_notes.files import load, save
 from collab_notes.lists import evaluate, recommend
 from collab_notes.matrix import check_model
 from collab_notes.quick import fit_quick
 from collab_notes.spark import check_spark_ratings, spark_ratings, spark_session, spark_vocab, with_rows
-from collab_notes.sparkals import SparkALS, spark_damped_means
-from collab_notes.sparkscore import spark_evaluate, spark_recommend
+from collab_notes.sparkals import SparkALS, spark_damped_means, whole_path
+from collab_notes.sparkcluster import executors, stages, wait_for
+from collab_notes.sparkscore import _grid, spark_evaluate, spark_recommend
 from collab_notes.sparksplits import spark_leave_last_out, spark_random_split, spark_temporal_split
 from collab_notes.splits import leave_last_out, temporal_split
 from collab_notes.tables import check_ratings
 from collab_notes.vocab import History
-from conftest import executors, made_up, wait_for
+from conftest import made_up
 
 try: from pyspark.sql.functions import when
 except ImportError: when = None   # the tests are skipped
 
 GOOD = dict(user=['a','a','b','c'], item=['x','y','x','z'], rating=[4.,3.,5.,1.])
-SPOILT = [dict(user=['a',None,'b','c']), dict(user=['a','','b','c']), dict(item=['x','#na#','x','z']), dict(rating=[4.,float('nan'),5.,1.]),
+SPOILT = [dict(user=['a','a','b','a'], item=['x','y','x','x']), dict(user=[], item=[], rating=[]), dict(user=['a',None,'b','c']), dict(user=['a','','b','c']), dict(item=['x','#na#','x','z']), dict(rating=[4.,float('nan'),5.,1.]),
           dict(rating=[4.,float('inf'),5.,1.]), dict(rating=[4.,3.,99.,1.]), dict(user=['a']*4), dict(item=['x','x','x','z'])]
 
 def wording(e):
@@ -52,6 +53,20 @@ def test_policies_are_those_of_pandas(spark):
         by = ['user','item','rating']
         assert sorted(ours[by].itertuples(index=False))==sorted(theirs[by].itertuples(index=False)), policy
 
+def test_ratings_of_text(spark):
+    df = pd.DataFrame({**GOOD, 'rating':list('4351')})
+    for f,t in ((check_ratings,df), (check_spark_ratings,spark.createDataFrame(df))):
+        with pytest.raises(BadRatingError, match="rating: ratings are of type .*'4'") as e: f(t)
+        assert e.value.column=='rating'
+    with pytest.raises(EmptyRatingsError): check_spark_ratings(spark.createDataFrame(df).where('false'))
+
+def test_first_and_last_by_times_of_text(spark):
+    times = '2024-02-01 09:00','2024-2-1 10:30','2023-12-31 08:00'   # as texts, the second comes last
+    df = spark.createDataFrame([(1, 7, k+1., o) for k,o in enumerate(times)]+[(2, 8, 1., None)], 'user int, item int, rating double, time string')
+    for policy,y in (('first',3.),('last',2.)):
+        r = check_spark_ratings(df, duplicates=policy).df
+        assert sorted((o.user,o.rating) for o in r.collect())==[(1,y),(2,1.)]
+
 @pytest.mark.parametrize('kind', ['long','string','date','timestamp','double'])
 def test_ids_of_any_type(spark, kind):
     ids = {'long':[5,-1,9], 'string':['b','ä','Z'], 'date':pd.to_datetime(['2024-01-02','1999-01-01','2030-01-01']).date,
@@ -61,6 +76,9 @@ def test_ids_of_any_type(spark, kind):
     assert v.classes['user'][1:]==tuple(sorted(ids))
     back = {(o.u,o.i) for o in with_rows(spark_ratings(df), v).collect()}
     assert back=={(v.row(o, False), k+1) for k,o in enumerate(ids)}
+    other = df.withColumn('user', df['user'].cast('string' if kind!='string' else 'binary'))
+    with pytest.raises(RatingsError, match='user: its type is .*Make them alike') as e: with_rows(spark_ratings(other), v)
+    assert e.value.column=='user'
 
 def test_splits(spark, ratings, parquet):
     r = spark_ratings(parquet, spark=spark)
@@ -145,6 +163,24 @@ def test_history_stays_where_it_is(trained, tmp_path, ratings):
     with pytest.raises(RatingsError, match='not those'): type(m).from_state({**m.state(), 'source':other}, m.vocab, None).history
     assert m2.predict(known.head(3)).prediction.tolist()==m.predict(known.head(3)).prediction.tolist()
 
+def test_what_lies_there_is_not_written_over(spark, trained, tmp_path):
+    als,_,train,valid = trained
+    there = tmp_path/'h.parquet'
+    als.fit(train, valid, history=there)
+    with pytest.raises(SettingError, match='overwrite=True'): als.fit(train, valid, history=there)
+    als.fit(train, history=there, overwrite=True)
+    assert not pd.read_parquet(there).held_out.any()
+
+def test_a_path_without_a_scheme_is_where_spark_finds_it(spark, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert whole_path(spark, 'file:/lake/r')=='/lake/r'
+    conf = spark._jsc.hadoopConfiguration()
+    was = conf.get('fs.defaultFS')
+    assert whole_path(spark, '/lake/r')=='/lake/r'
+    conf.set('fs.defaultFS', 'hdfs://127.0.0.1:9')
+    try: assert whole_path(spark, '/lake/r')=='hdfs://127.0.0.1:9/lake/r' and whole_path(spark, 'file:///lake/r')=='/lake/r'
+    finally: conf.set('fs.defaultFS', was)
+
 def test_settings_of_sparks(trained):
     with pytest.raises(SettingError, match='n_factors'): SparkALS(rank=3).spark_als()
     with pytest.raises(SettingError, match='no such'): SparkALS(magic=3).spark_als()
@@ -169,8 +205,30 @@ def test_lists_and_measures(spark, trained, ratings, kind, tmp_path):
     if kind=='spark': assert callable(m._history)   # not read here
     b = evaluate(m, held, n=5)
     assert set(a)==set(b)
-    with pytest.raises(UnseenIdError, match='1 of'): spark_evaluate(m, spark, spark.createDataFrame(held.head(3).assign(**{m.item_name:[1,*held[m.item_name][1:3]]})), n=5)
     np.testing.assert_allclose(a[b.columns].to_numpy(), b.to_numpy(), rtol=1e-5)
+
+def test_ids_that_the_model_does_not_know(spark, trained):
+    m = fit_quick(trained[1].history.table())
+    held = pd.DataFrame({m.user_name:[1,1,2,3,99], m.item_name:[7,1,1,14,7], 'rating':[3.,4.,2.,5.,1.]})   # item 1 and user 99
+    there = spark.createDataFrame(held)
+    for f in (lambda: evaluate(m, held), lambda: spark_evaluate(m, spark, there)):
+        with pytest.raises(UnseenIdError, match='user: 99 is not among the users the model knows'): f()
+    for unseen,n in (('skip',held),('error',held.head(4))):
+        a,b = spark_evaluate(m, spark, spark.createDataFrame(n), unseen=unseen),evaluate(m, n, unseen=unseen)
+        np.testing.assert_allclose(a[b.columns].to_numpy(), b.to_numpy(), rtol=1e-5)
+    with pytest.raises(UnseenIdError): spark_evaluate(m, spark, there.where('user=99'), unseen='skip')
+    with pytest.raises(EmptyRatingsError): spark_evaluate(m, spark, there.where('false'))
+
+def test_a_task_holds_one_block_of_each(spark, ratings):
+    from pyspark.sql.functions import spark_partition_id
+    m = fit_quick(ratings)
+    u,i,_ = m.history.part()
+    some = u>20   # the first blocks of users have seen nothing
+    pairs = spark.createDataFrame(pd.DataFrame(dict(u=u[some].int().numpy(), i=i[some].int().numpy())))
+    for seen in (None,pairs):
+        grid = _grid(spark, m.as_surface(), torch.arange(1, m.vocab.n_users), torch.arange(1, m.vocab.n_items), seen, (10,25))
+        n = grid.groupBy(spark_partition_id()).count().collect()
+        assert {o[1] for o in n}=={1} and len(n)==-(-(m.vocab.n_users-1)//10)*-(-(m.vocab.n_items-1)//25)
 
 def test_equal_scores_come_in_the_order_of_ids(spark, ratings):
     m = fit_quick(ratings)
@@ -178,18 +236,28 @@ def test_equal_scores_come_in_the_order_of_ids(spark, ratings):
     ours,theirs = recommend(m, n=7),spark_recommend(m, spark, n=7, block=(16,25)).toPandas()
     assert theirs.sort_values([m.user_name,'rank'])[m.item_name].tolist()==ours[m.item_name].tolist()
 
-def test_the_command(cluster, spark, parquet, tmp_path, capfd):
-    from collab_notes.cli import main
-    main(['train', parquet, '--engine', 'spark', '--master', cluster.url, '--n-factors', '4', '--out', str(tmp_path/'mine')])
-    out = capfd.readouterr().out
-    assert cluster.url in out and 'rmse' in out
-    main(['recommend', str(tmp_path/'mine'), '3', '--n', '2', '--min-ratings', '1'])
-    assert len(capfd.readouterr().out.strip().splitlines())==3
+def test_the_command(cluster, parquet, tmp_path):
+    "A process of its own starts a session of its own, at the master and with the settings that it is given; Spark's log has both"
+    def run(*args):
+        res = subprocess.run([sys.executable, '-c', 'from collab_notes.cli import main; main()', *args], capture_output=True, text=True, timeout=300,
+                             env={**cluster.env, 'PYTHONWARNINGS':'ignore'}, cwd=tmp_path)
+        assert res.returncode==0, res.stderr
+        return res.stdout
+    cluster.add_worker()   # the other two have a session, that of the tests
+    own = dict(eventLog__enabled='true', eventLog__compress='false', eventLog__dir=tmp_path.as_uri(), executor__memory='700m', cores__max='1', app__name='heard', sql__shuffle__partitions='2')
+    conf = [o for k,v in own.items() for o in ('--conf', f"spark.{k.replace('__', '.')}={v}")]
+    try: out = run('train', parquet, '--engine', 'spark', '--master', cluster.url, *conf, '--n-factors', '4', '--out', 'mine')
+    finally: cluster.kill(-1)
+    assert cluster.url in out and 'rmse' in out and 'damped means' in out
+    logs = [o for o in tmp_path.rglob('*') if o.is_file() and 'app-' in o.name]
+    assert any(cluster.url in o.read_text(errors='replace') and '"spark.app.name":"heard"' in o.read_text(errors='replace') for o in logs), logs
+    assert len(run('recommend', 'mine', '3', '--n', '2', '--min-ratings', '1').strip().splitlines())==3
 
 def with_a_kill(cluster, spark, work, due):
-    "The result of `work()`, in whose middle (when `due` says so) a worker is killed"
+    """The result of `work()`, in whose middle (when `due` says so) a worker is killed. Nobody can be too late for that: all workers are stopped
+    first, and the one that is left goes on when the other is dead."""
     wait_for(lambda: executors(spark)==2)
-    res,wrong,lost = [],[],executors(spark)
+    res,wrong = [],[]
     def run():
         try: res.append(work())
         except Exception as e: wrong.append(e)
@@ -197,20 +265,17 @@ def with_a_kill(cluster, spark, work, due):
     t.start()
     try:
         wait_for(lambda: due() or not t.is_alive())
-        assert t.is_alive(), f'it was over before anybody could be killed: {wrong}'
+        cluster.send(signal.SIGSTOP)
+        assert t.is_alive() and due(), f'it was over before anybody could be killed: {wrong}'
         cluster.kill()
-        wait_for(lambda: executors(spark)<lost)
-        assert t.is_alive(), f'it was over when the worker was lost: {wrong}'
+        cluster.send(signal.SIGCONT)
+        wait_for(lambda: executors(spark)<2)
         t.join(200)
-    finally: cluster.add_worker()
+    finally:
+        cluster.send(signal.SIGCONT)
+        cluster.add_worker()
     assert res, f'it did not survive: {wrong}'
     return res[0]
-
-def stages(spark):
-    "Names of the stages that run"
-    tracker = spark.sparkContext.statusTracker()
-    infos = [tracker.getStageInfo(o) for o in tracker.getActiveStageIds()]
-    return [o.name for o in infos if o is not None]
 
 def test_a_worker_is_killed_in_the_middle_of_training(cluster, spark, tmp_path):
     made_up(30_000, 600, 400).to_parquet(tmp_path/'r.parquet')
@@ -225,7 +290,7 @@ def test_a_worker_is_killed_in_the_middle_of_training(cluster, spark, tmp_path):
 
 def test_a_worker_is_killed_in_the_middle_of_scoring(cluster, spark):
     m = fit_quick(made_up(60_000, 1500, 1200))
-    work = lambda: spark_recommend(m, spark, n=10, block=(20,200)).toPandas().sort_values([m.user_name,'rank'])
+    work = lambda: spark_recommend(m, spark, n=10, block=(200,400)).toPandas().sort_values([m.user_name,'rank'])
     busy = lambda: any('toPandas' in o for o in stages(spark))
     killed,ours = with_a_kill(cluster, spark, work, busy),recommend(m, n=10)
     assert killed[m.item_name].tolist()==ours[m.item_name].tolist()
