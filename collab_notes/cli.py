@@ -83,7 +83,7 @@ def train(
     n_factors:int=50, # factors for each user and item
     n_epoch:int=None, # passes over the training ratings (6; for lists 20)
     n_models:int=1, # train so many models side by side, and average them (ratings)
-    wd:float=None, # weight decay of factors; chosen by how many ratings there are if not given
+    wd:float=None, # weight decay of factors; chosen if not given
     lr:float=None, # highest learning rate (0.025; for lists 0.1)
     seed:int=42, # of the split and of training: same seed, same model
     # folder to keep the state of training in, from which the same command goes on

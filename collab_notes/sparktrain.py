@@ -58,13 +58,13 @@ def _trained(r, valid, given):
     history = history_path(given)
     m = als.fit(r, valid, history=history, overwrite=given['history_out'] is None,
                 duplicates='keep')
-    return m,als.baseline_
+    return m,als
 
-def _judged(spark, m, baseline, train, valid):
+def _judged(spark, m, als, train, valid):
     "Each measure of a model, and of what it must be better than"
     import pandas as pd
     from collab_notes.sparkscore import spark_evaluate
-    both = {'damped means' if m.rates else 'popularity':baseline, 'this model':m}
+    both = {'damped means' if m.rates else 'popularity':als.baseline_, 'this model':m}
     res = [spark_evaluate(o, spark, valid, history=train) for o in both.values()]
     return pd.concat(res).set_axis(list(both)).T
 
@@ -85,9 +85,10 @@ def train_in_cluster(given:dict): # options of `train`: name → value
     train,valid = _split(r, given)
     say('checked and split; training')
     with made_folder(folder):
-        m,baseline = _trained(train, valid, given)
-        say(f'trained {m}; judging')
-        quality = _judged(spark, m, baseline, train, valid)
+        m,als = _trained(train, valid, given)
+        how = '' if als.wd==als.wd_ else ', chosen on an inner part'
+        say(f'trained {m}, weight decay {als.wd_:g}{how}; judging')
+        quality = _judged(spark, m, als, train, valid)
         ours = quality['this model'].dropna()
         about = dict(data=given['file'], engine='spark', split=given['split'],
                      **{k:float(ours[k]) for k in ('rmse','ndcg') if k in ours})

@@ -13,7 +13,7 @@ from collab_notes.lists import evaluate, recommend
 from collab_notes.matrix import check_model
 from collab_notes.quick import fit_quick
 from collab_notes.spark import check_spark_ratings, spark_ratings, spark_session, spark_vocab, with_rows
-from collab_notes.sparkals import SparkALS, spark_damped_means, whole_path
+from collab_notes.sparkals import WDS, SparkALS, spark_damped_means, whole_path
 from collab_notes.sparkcluster import executors, stages, wait_for
 from collab_notes.sparkscore import _grid, spark_evaluate, spark_recommend
 from collab_notes.sparksplits import spark_leave_last_out, spark_random_split, spark_temporal_split
@@ -111,7 +111,7 @@ def test_decimal_ids_are_refused(spark, parquet):
 
 @pytest.fixture(scope='module')
 def trained(spark, parquet, tmp_path_factory):
-    als = SparkALS(6, n_epoch=5, seed=3)
+    als = SparkALS(6, wd=.1, n_epoch=5, seed=3)
     train,valid = spark_random_split(spark_ratings(parquet, spark=spark))
     return als,als.fit(train, valid, history=str(tmp_path_factory.mktemp('known')/'ratings.parquet')),train,valid
 
@@ -123,6 +123,18 @@ def test_means_are_those_of_this_machine(spark, ratings, parquet):
     ours,theirs = damped_means(*h.part(), v.n_users, v.n_items),spark_damped_means(with_rows(r, v), v.n_users, v.n_items)
     for a,b in zip(ours, theirs): np.testing.assert_allclose(a, b, atol=1e-5)
 
+def test_weight_decay_is_chosen_by_the_ratings(spark, trained):
+    "Of noise, nothing is learned; and what is chosen knows no unit"
+    rng = np.random.default_rng(0)
+    df = made_up(6000, 100, 100)
+    fit = lambda df: (als := SparkALS(6, n_epoch=5, seed=3, numUserBlocks=2, numItemBlocks=2), als.fit(spark.createDataFrame(df)))
+    als,m = fit(df)
+    als20,m20 = fit(df.assign(rating=20*df.rating))
+    noise,_ = fit(df.assign(rating=rng.normal(size=len(df))))
+    assert noise.wd_==max(WDS)>als.wd_==als20.wd_==m.about['wd'] and als.wd is None
+    np.testing.assert_allclose(m20.predict(df).prediction, 20*m.predict(df).prediction, rtol=1e-3)
+    assert SparkALS(2, n_epoch=1).fit(spark.createDataFrame(pd.DataFrame(GOOD))).about['wd'] in WDS
+
 def test_predictions_are_sparks_own(spark, trained):
     als,m,_,_ = trained
     u,i,_ = m.history.part(True)
@@ -130,7 +142,7 @@ def test_predictions_are_sparks_own(spark, trained):
     own = {(o.u,o.i):o.prediction for o in als.model_.transform(pairs).collect()}
     own = torch.tensor([own[o] for o in zip(u.tolist(), i.tolist())])
     assert (~own.isnan()).sum()>100
-    whole = own.nan_to_num(0.)+m.user_bias[u]+m.item_bias[i]
+    whole = own.nan_to_num(0.)*als.sd_+m.user_bias[u]+m.item_bias[i]
     assert (m.raw_pairs(u, i)-whole).abs().max()<1e-4
     assert (m.pair_scores(u, i)-whole.clamp(m.scale[0], m.scale[2])).abs().max()<1e-4
 
@@ -184,7 +196,7 @@ def test_a_path_without_a_scheme_is_where_spark_finds_it(spark, tmp_path, monkey
 def test_settings_of_sparks(trained):
     with pytest.raises(SettingError, match='n_factors'): SparkALS(rank=3).spark_als()
     with pytest.raises(SettingError, match='no such'): SparkALS(magic=3).spark_als()
-    with pytest.raises(SettingError, match='CheckpointDir'): SparkALS(n_epoch=21).fit(trained[2])
+    with pytest.raises(SettingError, match='CheckpointDir'): SparkALS(n_epoch=11).fit(trained[2])
     with pytest.raises(SettingError, match='already'): spark_session('local[7]')
     assert SparkALS(numUserBlocks=3).spark_als().getNumUserBlocks()==3
 
@@ -279,7 +291,7 @@ def with_a_kill(cluster, spark, work, due):
 
 def test_a_worker_is_killed_in_the_middle_of_training(cluster, spark, tmp_path):
     made_up(30_000, 600, 400).to_parquet(tmp_path/'r.parquet')
-    als = SparkALS(20, n_epoch=18, seed=1, numUserBlocks=4, numItemBlocks=4)
+    als = SparkALS(20, wd=.1, n_epoch=10, seed=1, numUserBlocks=4, numItemBlocks=4)
     fit = lambda: als.fit(str(tmp_path/'r.parquet'), spark=spark)
     whole = fit()
     seen = lambda: any('ALS' in o for o in stages(spark))
