@@ -54,6 +54,13 @@ def _stderr_to(path):
         os.dup2(kept, 2)
         os.close(kept)
 
+def _at(spark, master):
+    "A session runs where it is wanted; raises `SettingError` otherwise"
+    there = spark.sparkContext.master
+    if master in (None,there): return True
+    raise SettingError(f"Spark runs at {there} already, and can't run at {master}, too: stop it "
+                       "first")
+
 def spark_session(master:str=None, # a master's URL (default: of the session there is, or local[*])
                   conf=None, # name → value, settings of Spark
                   log:str=None, # a file for what Java says on its own (default: stderr)
@@ -67,10 +74,8 @@ def spark_session(master:str=None, # a master's URL (default: of the session the
     # it speaks of pandas 3 as a whole: what is used of it here is tested with that
     warnings.filterwarnings('ignore', message='PySpark does not yet fully support pandas')
     there = SparkSession.getActiveSession()
-    if there is not None and master in (None,there.sparkContext.master): return there
-    if there is not None: raise SettingError(f"Spark runs at {there.sparkContext.master} already, "
-                                             f"and can't run at {master}, too: stop it first")
-    master = master or 'local[*]'
+    if there is not None and _at(there, master): return there
+    wanted,master = master,master or 'local[*]'
     make = SparkSession.builder.master(master).appName('collab-notes')
     own = {'spark.ui.showConsoleProgress':str(sys.stderr.isatty()).lower()}
     if master.startswith('local'):   # Spark's 200 parts are for a cluster
@@ -83,6 +88,7 @@ def spark_session(master:str=None, # a master's URL (default: of the session the
         why = ' '.join(str(e).split())[:300] + ('' if log is None else f'; more in {log}')
         raise CollabError(f"Spark does not start at {master} ({why}). It needs a master that "
                           "answers, and Java 17 or later, on the path or in JAVA_HOME") from e
+    _at(res, wanted)   # a session of another thread would be handed out, whatever is asked for
     res.sparkContext.setLogLevel('ERROR')
     return res
 

@@ -64,6 +64,9 @@ def even_batch(n:int, # rows
 # %% ../nbs/03_weight_decay.ipynb #28244324
 def check_dls(dls): # `DataLoaders`
     "Raises `SettingError` unless an epoch of these loaders is every rating once, and there is one"
+    if not hasattr(dls, 'loaders'):
+        raise SettingError(f"Give RatingsDataLoaders, not {type(dls).__name__}; of a table: "
+                           "RatingsDataLoaders.from_df(…)")
     if not all(isinstance(o, RatingsDL) for o in dls.loaders):
         raise SettingError("This needs RatingsDataLoaders, whose epoch is every rating once, not "
                            f"{type(dls.train).__name__} loaders: use RatingsDataLoaders.from_df")

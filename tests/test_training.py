@@ -34,6 +34,10 @@ def same_run(a, b):
     assert same_weights(weights(a.model), weights(b.model)) and [list(o) for o in a.recorder.values]==[list(o) for o in b.recorder.values]
     assert [float(o) for o in a.recorder.losses]==[float(o) for o in b.recorder.losses] and a.recorder.lrs==b.recorder.lrs
 
+def test_what_is_no_loaders_is_named():
+    for f in (fit, ratings_learner):
+        with pytest.raises(SettingError, match=r'not DataFrame; of a table: RatingsDataLoaders.from_df'): f(ratings_of(30))
+
 # kill -9
 
 def in_steps(at, dls, folder, **kw):
