@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 
 from .core import as_model
-from .errors import EmptyRatingsError, check_one_of, check_size
+from .errors import EmptyRatingsError, SettingError, check_one_of, check_size
 from .lists import bootstrap, rank_metrics
-from .spark import lookup, spark_parquet, spark_ratings, spark_vocab_rows, with_rows
+from .spark import (check_place, lookup, spark_faults, spark_parquet, spark_ratings,
+                                spark_vocab_rows, with_rows)
 from .topn import stable_topk
 
 # %% ../nbs/library/sparkscore.ipynb #fe2a47cd
@@ -121,6 +122,9 @@ def _rated_rows(m, seen):
     "Rows of items with a training rating, by one aggregation; all, where nothing is known"
     if seen is None: return torch.arange(1, m.vocab.n_items)
     rows = seen.select('i').distinct().toPandas()['i'].to_numpy()
+    if not len(rows):
+        raise SettingError("history: none of its ratings is of a user and an item that the model "
+                           "knows, and so there is nothing to recommend")
     return torch.from_numpy(rows.astype(np.int64)).sort().values
 
 def _shown(frames, bias, y_range, scale): # see `Surface.shown`
@@ -138,12 +142,14 @@ def spark_recommend(o, # what `as_model` takes, of factors
                     # the model knows)
                     history=None,
                     out:str=None, # write parquet to this path, wherever Spark can write
+                    overwrite:bool=False, # replace what is at `out`?
                     block=(2048,16384), # users, items that a task holds
                    ): # a Spark `DataFrame`: user, item, rank, `prediction` or `score`
     "What `recommend` gives for everybody, as a job"
     from pyspark.sql import functions as F
     (m,s),n = _factor_model(o),check_size('n', n)
     seen = _history_rows(spark, m, history)
+    if out is not None: check_place(spark, out, overwrite, *([] if seen is None else [seen]))
     best = spark_top_rows(spark, s, torch.arange(1, m.vocab.n_users), _rated_rows(m, seen), n,
                           seen, block)
     scale = s.limits if s.rates else None
@@ -230,9 +236,10 @@ def _held_rows(spark, m, valid, unseen):
     from pyspark.sql import functions as F
     check_one_of('unseen', unseen, ('error','skip'))
     r = spark_ratings(valid, m.user_name, m.item_name, spark=spark)
+    if r.df.isEmpty(): raise EmptyRatingsError("valid: there are no ratings to compare with")
+    spark_faults(r, two=False)
     res = with_rows(r, m.vocab, unknown=True).persist()
     n,new = res.agg(F.count(F.lit(1)), F.count_if(F.col('u')==0)).collect()[0]
-    if not n: raise EmptyRatingsError("valid: there are no ratings to compare with")
     if new and (unseen=='error' or new==n):
         ids = sorted(o[0] for o in r.df.select('user').distinct().collect())
         m.vocab.rows(ids, False)   # it names those whom it does not know

@@ -11,10 +11,16 @@ from .spark import spark_ratings, time_number
 from .splits import check_share, new_seed
 
 # %% ../nbs/library/sparksplits.ipynb #62ace81d
-def row_hash(seed:int, *cols): # columns → a column of whole numbers (64 bits)
+def row_hash(seed:int, *cols): # names or columns → a column of whole numbers (64 bits)
     "A number that looks random, and depends on the values and the seed alone"
     from pyspark.sql import functions as F
-    return F.xxhash64(F.lit(new_seed(seed)), *[F.col(o) for o in cols])
+    return F.xxhash64(F.lit(new_seed(seed)), *cols)
+
+def _pair(df):
+    "Both ids; whole numbers as 64 bits, for 5 has another hash in 32"
+    from pyspark.sql import functions as F
+    small = [o for o,k in df.dtypes if k in ('tinyint','smallint','int')]
+    return [F.col(o).cast('bigint') if o in small else F.col(o) for o in ('user','item')]
 
 def _parts(r, mark):
     "Both parts of a table, by a condition; raises `RatingsError` if either is empty"
@@ -33,7 +39,7 @@ def spark_random_split(ratings, # what `spark_ratings` takes
     "Rows at random; a pair that occurs twice is on one side"
     from pyspark.sql import functions as F
     r,step = spark_ratings(ratings),2**30
-    low = F.pmod(row_hash(seed, 'user', 'item'), F.lit(step))
+    low = F.pmod(row_hash(seed, *_pair(r.df)), F.lit(step))
     return _parts(r, low < int(check_share(valid_pct)*step))
 
 # %% ../nbs/library/sparksplits.ipynb #d129b679
@@ -72,7 +78,7 @@ def spark_leave_last_out(ratings, # what `spark_ratings` takes, with times
     from pyspark.sql import Window, functions as F
     (r,t,_),n = _timed(ratings),check_size('n', n)
     by = Window.partitionBy('user')
-    last = by.orderBy(t.desc(), row_hash(seed, 'user', 'item'), 'item', 'rating')
+    last = by.orderBy(t.desc(), row_hash(seed, *_pair(r.df)), 'item', 'rating')
     df = r.df.withColumn('_k', F.row_number().over(last))
     df = df.withColumn('_n', F.count(F.lit(1)).over(by))
     mark = (F.col('_k')<=n) & (F.col('_n')>n)

@@ -40,6 +40,9 @@ def history_path(given:dict)->str: # options and their values
     if res.resolve()==Path(given['file']).resolve():
         raise SettingError(f"{given['file']}: what the model looks up would be written over what "
                            "it is trained on. Say where else: --history-out, or another --out")
+    if res.exists() and not (res.parent/'model.safetensors').exists():
+        raise SettingError(f"{res} is there already, and no model that it belongs to: say where "
+                           "else, --history-out, or another --out")
     return str(res)
 
 # %% ../nbs/library/sparktrain.ipynb #e64769df
@@ -95,5 +98,6 @@ def train_in_cluster(given:dict): # options of `train`: name → value
         save(m, folder, **about)
     tall = quality.rename_axis('measure').reset_index()
     print('\n', plain_table(tall, 4, index=False), '\n', sep='')
-    print(f'Saved in {folder}: model.safetensors; its ratings: {history_path(given)}')
+    known = history_path(given)
+    print(f"Saved in {folder}: model.safetensors"+(f'; its ratings: {known}' if known else ''))
     return m

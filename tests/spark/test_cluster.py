@@ -90,6 +90,8 @@ def test_splits(spark, ratings, parquet):
         assert [a,b]==[*map(pairs, f(many))] and len(a)+len(b)==len(ratings)
         if pandas: assert [a,b]==ours(pandas(ratings))
     assert abs(len(pairs(spark_random_split(r)[1]))/len(ratings)-.2)<.04
+    short = r._replace(df=r.df.withColumn('user', r.df['user'].cast('int')))
+    assert pairs(spark_random_split(short)[1])==pairs(spark_random_split(r)[1])
     assert pairs(spark_random_split(r, seed=1)[1])!=pairs(spark_random_split(r)[1])
 
 @pytest.mark.parametrize('kind', ['timestamp_ntz','timestamp','string','date'])
@@ -182,6 +184,24 @@ def test_what_lies_there_is_not_written_over(spark, trained, tmp_path):
     with pytest.raises(SettingError, match='overwrite=True'): als.fit(train, valid, history=there)
     als.fit(train, history=there, overwrite=True)
     assert not pd.read_parquet(there).held_out.any()
+    mine = spark_ratings(str(there), spark=spark)   # whatever is said: not what is being read, nor a folder around it
+    for place in (there, there.parent, f'file:{there}'):
+        with pytest.raises(SettingError, match='are read from there'): als.fit(mine, history=place, overwrite=True)
+        with pytest.raises(SettingError, match='are read from there'): spark_recommend(trained[1], spark, history=str(there), out=place, overwrite=True)
+    with pytest.raises(SettingError, match='overwrite=True'): spark_recommend(trained[1], spark, out=tmp_path)
+    assert len(pd.read_parquet(there))>100
+
+def test_what_is_wrong_with_what_is_held_out(spark, trained):
+    m = trained[1]
+    good = pd.DataFrame({m.user_name:[1.,2.], m.item_name:[7.,14.], 'rating':[3.,4.]})
+    for col in good.columns:
+        bad = spark.createDataFrame([(None if col==m.user_name else 1, None if col==m.item_name else 7, None if col=='rating' else 3.), (2, 14, 4.)],
+                                    f'{m.user_name} long, {m.item_name} long, rating double')
+        for f in (lambda: spark_evaluate(m, spark, bad, unseen='skip'), lambda: SparkALS(2, wd=.1, n_epoch=1).fit(trained[2], bad)):
+            with pytest.raises(RatingsError) as e: f()
+            assert e.value.column==col
+    strange = spark.createDataFrame(pd.DataFrame({m.user_name:[99], m.item_name:[1], 'rating':[3.]}))
+    with pytest.raises(SettingError, match='nothing to recommend'): spark_recommend(m, spark, history=strange)
 
 def test_a_path_without_a_scheme_is_where_spark_finds_it(spark, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -302,7 +322,8 @@ def test_a_worker_is_killed_in_the_middle_of_training(cluster, spark, tmp_path):
 
 def test_a_worker_is_killed_in_the_middle_of_scoring(cluster, spark):
     m = fit_quick(made_up(60_000, 1500, 1200))
-    work = lambda: spark_recommend(m, spark, n=10, block=(200,400)).toPandas().sort_values([m.user_name,'rank'])
+    best = spark_recommend(m, spark, n=10, block=(200,400))
+    work = lambda: best.toPandas().sort_values([m.user_name,'rank'])
     busy = lambda: any('toPandas' in o for o in stages(spark))
     killed,ours = with_a_kill(cluster, spark, work, busy),recommend(m, n=10)
     assert killed[m.item_name].tolist()==ours[m.item_name].tolist()
