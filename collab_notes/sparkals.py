@@ -345,9 +345,10 @@ def fit(self:SparkALS, ratings, # what `spark_ratings` takes
     r = check_spark_ratings(ratings, user_name, item_name, rating_name, time_name,
                             duplicates=duplicates, spark=spark)
     if valid is not None: spark_faults(valid := spark_ratings(valid), two=False)
-    self.spark_als()   # before the work begins: its settings are right, and what is made has a place
+    self.spark_als()   # before the work begins: settings are right, and what is made has a place
     if history is not None:
-        check_place(r.df.sparkSession, history, overwrite, r.df, *([] if valid is None else [valid.df]))
+        read = [o.df for o in (r,valid) if o is not None]
+        check_place(r.df.sparkSession, history, overwrite, *read)
     cols = 'user','item','rating'
     all_ = r if valid is None else r._replace(
         df=r.df.select(*cols).unionByName(valid.df.select(*cols)))

@@ -210,7 +210,7 @@ def test_a_path_without_a_scheme_is_where_spark_finds_it(spark, tmp_path, monkey
     was = conf.get('fs.defaultFS')
     assert whole_path(spark, '/lake/r')=='/lake/r'
     conf.set('fs.defaultFS', 'hdfs://127.0.0.1:9')
-    try: assert whole_path(spark, '/lake/r')=='hdfs://127.0.0.1:9/lake/r' and whole_path(spark, 'file:///lake/r')=='/lake/r'
+    try: assert whole_path(spark, '/lake/r')=='hdfs://127.0.0.1:9/lake/r' and whole_path(spark, 'file:/lake/r')=='/lake/r'
     finally: conf.set('fs.defaultFS', was)
 
 def test_settings_of_sparks(trained):
