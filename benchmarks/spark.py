@@ -106,16 +106,14 @@ def run_size(n, seed, threads, gigabytes, chosen):
         folder = Path(d)
         facts = make(n, folder, seed)
         print(f"{facts['rows']:,} ratings; user + item means {facts['means']:.4f}", file=sys.stderr, flush=True)
+        if n<=CHOOSE or not chosen: chosen[:] = choose(folder, seed, threads, gigabytes)
+        wd,runs = chosen[0],{str(k):v for k,v in chosen[1].items()}
         for how in ("Spark's ALS",'SparkALS','fit','fit_quick'):
-            wd,runs = None,None
-            if how=="Spark's ALS":
-                if n<=CHOOSE or not chosen: chosen[:] = choose(folder, seed, threads, gigabytes)
-                wd,runs = chosen[0],{str(k):v for k,v in chosen[1].items()}
             args = (how, folder, ('train','valid'), seed, threads)
             res = in_child(alone, *args) if how.startswith('fit') else in_child(in_spark, *args, wd, gigabytes)
             gc.collect()
             print(f"  {how:12} {res['seconds']:8.1f} s {res['gib']:6.2f} GiB  RMSE {res['rmse']:.4f}", file=sys.stderr, flush=True)
-            yield dict(facts, model=how, **{'wd':None, **res}, tried=runs, load=os.getloadavg()[0])
+            yield dict(facts, model=how, **{'wd':None, **res}, tried=runs if how=="Spark's ALS" else None, load=os.getloadavg()[0])
 
 NOTES = """**Time** is from the parquet files to a model, in a process of its own; starting Spark, some five to ten seconds, is not counted. **Memory** is the most that the process held, and for Spark that of Java as well, which takes what it is given. **Shuffled** is what Spark has written between its stages: a cluster sends it over the network.
 **RMSE** on a fifth of the ratings, drawn at random, the same for all; predictions are kept within the scale. Both that are Spark's have {n_factors} factors and {n_epoch} epochs. `SparkALS` chooses its weight decay itself, and its seconds hold that. It is in other units, see `choose_wd`. For Spark's ALS we chose the best of {wds} on an inner part of the training rows, at a million ratings at the most; that is not counted.

@@ -126,10 +126,15 @@ def spark_ratings(source, # a Spark `DataFrame`, or the path of parquet
     return SparkRatings(df.select(*cols), names, path)
 
 # %% ../nbs/library/spark.ipynb #f1192780
+def _hadoop(spark, path):
+    "A path as Hadoop has it, and the file system that it is in"
+    res = spark._jvm.org.apache.hadoop.fs.Path(str(path))
+    return res,res.getFileSystem(spark._jsc.hadoopConfiguration())
+
 def whole_path(spark, path:str)->str: # a `SparkSession`; a path as Spark takes it
     "The same place with its scheme, or as a path of this machine: what has none is Spark's to find"
-    there = spark._jvm.org.apache.hadoop.fs.Path(str(path))
-    res = there.getFileSystem(spark._jsc.hadoopConfiguration()).makeQualified(there).toString()
+    there,files = _hadoop(spark, path)
+    res = files.makeQualified(there).toString()
     return os.path.abspath(res.removeprefix('file:')) if res.startswith('file:') else res
 
 def check_place(spark, path:str, overwrite:bool, # may something be there already?
@@ -140,8 +145,8 @@ def check_place(spark, path:str, overwrite:bool, # may something be there alread
         o = whole_path(spark, o)
         if o==to or o.startswith(to+'/') or to.startswith(o+'/'):
             raise SettingError(f"{path}: ratings are read from there ({o}); write to another place")
-    there = spark._jvm.org.apache.hadoop.fs.Path(to)
-    if not overwrite and there.getFileSystem(spark._jsc.hadoopConfiguration()).exists(there):
+    there,files = _hadoop(spark, path)
+    if not overwrite and files.exists(there):
         raise SettingError(f"{path} is there already: choose another place, or say overwrite=True")
 
 # %% ../nbs/library/spark.ipynb #ece71f60
@@ -188,7 +193,8 @@ def count_faults(df, kinds, scale): # a table as in `SparkRatings`; its types; `
     return row,{k:(row[n],c) for n,(k,c) in zip(names, conds.items()) if row[n]}
 
 def spark_faults(r:SparkRatings, scale=None, # `(lowest, highest)`, or `None`
-                 two:bool=True): # must there be two users and two items?
+                 two:bool=True, # must there be two users and two items?
+                )->int: # how many rows there are
     "Raises the `RatingsError` that `check_ratings` raises, if there is a reason"
     kinds = _kinds(r.df)
     row,bad = count_faults(r.df, kinds, scale)
@@ -204,6 +210,7 @@ def spark_faults(r:SparkRatings, scale=None, # `(lowest, highest)`, or `None`
             raise no_id(name, *show(o), f"leave them out, e.g. df.dropna(subset=[{name!r}])")
         if (o := (k,'na')) in bad: raise id_of_nobody(name, show(o)[1])
         if two and row[f'{k}_min']==row[f'{k}_max']: raise only_one(name, row[f'{k}_min'])
+    return row.n
 
 # %% ../nbs/library/spark.ipynb #02d157f3
 def time_number(r:SparkRatings): # a column

@@ -19,7 +19,7 @@ from .errors import (
     NoFileError, RatingsError, SettingError, brief, check_one_of, check_seed, check_size)
 from .spark import (check_place, check_spark_ratings, lookup, spark_faults,
                                 spark_parquet, spark_ratings, spark_vocab, whole_path, with_rows)
-from .sparksplits import row_hash
+from .sparksplits import hash_below
 from .splits import new_seed
 from .surface import Surface
 from .vocab import History
@@ -232,9 +232,9 @@ def _train(self:SparkALS, t, vocab): # columns u, i, rating
     if self.goal=='ratings':
         if self.wd is None: self.wd_ = self.choose_wd(t, n, m)
         mean,bu,bi = spark_damped_means(t, n, m, self.damping, self.n_sweeps)
-        t = _less(t, mean, bu, bi)
-        self.sd_ = _sd(t)
-    model = self.model_ = self.spark_als(self.wd_).fit(_over(t, self.sd_))
+        self.sd_ = _sd(t, mean, bu, bi)
+        t = _left(t, mean, bu, bi, self.sd_)
+    model = self.model_ = self.spark_als(self.wd_).fit(t)
     sides = (model.userFactors,n),(model.itemFactors,m)
     f = [_factor_table(o, k, self.n_factors)*self.sd_**0.5 for o,k in sides]
     return *f,*(torch.from_numpy(o).float() for o in (bu+mean,bi))
@@ -263,27 +263,23 @@ def _models(self:SparkALS, t, vocab): # columns u, i, rating
 # %% ../nbs/library/sparkals.ipynb #c47dfeb6
 WDS = 0.5,0.25,0.15,0.1,0.07   # weight decay: one of these is taken
 
-def _less(t, mean, bu, bi):
-    "What means leave of the ratings"
+def _left(t, mean, bu, bi, sd=1.):
+    "What means leave of the ratings, over `sd`"
     from pyspark.sql import functions as F
     t = _joined(_joined(t, 'u', bu, 'bu'), 'i', bi, 'bi')
-    return t.select('u', 'i', (F.col('rating')-mean-F.col('bu')-F.col('bi')).alias('rating'))
+    y = F.col('rating')-mean-F.col('bu')-F.col('bi')
+    return t.select('u', 'i', (y/sd).alias('rating'))
 
-def _sd(t):
+def _sd(t, *means):
+    "Standard deviation of what means leave; 1 if that is nothing"
     from pyspark.sql import functions as F
-    return t.agg(F.stddev_pop('rating')).collect()[0][0] or 1.
-
-def _over(t, sd):
-    from pyspark.sql import functions as F
-    return t.withColumn('rating', F.col('rating')/sd)
+    return _left(t, *means).agg(F.stddev_pop('rating')).collect()[0][0] or 1.
 
 def _shares(t, seed, most):
     "Of a table, some users with all their ratings, in an inner part and one to judge by"
-    from pyspark.sql import functions as F
     seed = new_seed(seed)
-    below = lambda share, k, *cols: F.pmod(row_hash(seed+k, *cols), F.lit(2**30))<int(share*2**30)
-    if (share := most/max(t.count(), 1))<1: t = t.where(below(share, 0, 'u'))
-    held = below(0.2, 1, 'u', 'i')
+    if (share := most/max(t.count(), 1))<1: t = t.where(hash_below(share, seed, 'u'))
+    held = hash_below(0.2, seed+1, 'u', 'i')
     return t.where(~held),t.where(held)
 
 # %% ../nbs/library/sparkals.ipynb #5ee247e0
@@ -302,9 +298,8 @@ def choose_wd(self:SparkALS, t, # columns u, i, rating
     inner,valid = _shares(t, self.seed, most)
     if inner.isEmpty() or valid.isEmpty(): return WDS[0]
     means = spark_damped_means(inner, n_users, n_items, self.damping, self.n_sweeps)
-    inner,valid = (_less(o, *means) for o in (inner,valid))
-    sd = _sd(inner)
-    inner,valid = (_over(o, sd).persist() for o in (inner,valid))
+    sd = _sd(inner, *means)
+    inner,valid = (_left(o, *means, sd).persist() for o in (inner,valid))
     als = [self.spark_als(o, min(5, self.n_epoch)) for o in WDS]
     try: errors = dict(zip(WDS, [_missed(o, inner, valid) for o in als]))
     finally:

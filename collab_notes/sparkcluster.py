@@ -85,12 +85,11 @@ def send(self:SparkCluster, what): # a signal, such as `signal.SIGSTOP`
     for p in self.workers: _to_group(p, what)
 
 @patch
-def kill(self:SparkCluster, k:int=0)->int: # which worker; its process number
+def kill(self:SparkCluster, k:int=0): # which worker
     "Kill a worker, with all that it has started"
     p = self.workers.pop(k)
     _to_group(p, signal.SIGKILL)
     p.wait()
-    return p.pid
 
 @patch
 def stop(self:SparkCluster):

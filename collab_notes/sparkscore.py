@@ -233,13 +233,12 @@ def _spread(best, n_items):
 
 def _held_rows(spark, m, valid, unseen):
     "Rows of what is held out, kept, an unknown item as 0; raises as `evaluate` does"
-    from pyspark.sql import functions as F
     check_one_of('unseen', unseen, ('error','skip'))
     r = spark_ratings(valid, m.user_name, m.item_name, spark=spark)
-    if r.df.isEmpty(): raise EmptyRatingsError("valid: there are no ratings to compare with")
-    spark_faults(r, two=False)
+    if not (n := spark_faults(r, two=False)):
+        raise EmptyRatingsError("valid: there are no ratings to compare with")
     res = with_rows(r, m.vocab, unknown=True).persist()
-    n,new = res.agg(F.count(F.lit(1)), F.count_if(F.col('u')==0)).collect()[0]
+    new = res.where('u=0').count()
     if new and (unseen=='error' or new==n):
         ids = sorted(o[0] for o in r.df.select('user').distinct().collect())
         m.vocab.rows(ids, False)   # it names those whom it does not know

@@ -53,12 +53,11 @@ def _split(r, given):
     if given['split']=='time': return spark_temporal_split(r, given['valid_pct'])
     return spark_leave_last_out(r, seed=given['seed'])
 
-def _trained(r, valid, given):
+def _trained(r, valid, history, given):
     from collab_notes.sparkals import SparkALS
     own = dict(wd=given['wd'], n_epoch=given['n_epoch'])
     als = SparkALS(n_factors=given['n_factors'], goal=given['goal'], seed=given['seed'],
                    **{k:v for k,v in own.items() if v is not None})
-    history = history_path(given)
     m = als.fit(r, valid, history=history, overwrite=given['history_out'] is None,
                 duplicates='keep')
     return m,als
@@ -76,8 +75,7 @@ def train_in_cluster(given:dict): # options of `train`: name → value
     from collab_notes.files import save
     from collab_notes.spark import check_spark_ratings, parse_conf, spark_session
     check_cluster(given)
-    history_path(given)
-    folder = Path(given['out'])
+    known,folder = history_path(given),Path(given['out'])
     check_folder(folder, ['model.safetensors'])
     say = lambda o: print(o, flush=True)
     spark = spark_session(given['master'], parse_conf(given['conf']))
@@ -88,7 +86,7 @@ def train_in_cluster(given:dict): # options of `train`: name → value
     train,valid = _split(r, given)
     say('checked and split; training')
     with made_folder(folder):
-        m,als = _trained(train, valid, given)
+        m,als = _trained(train, valid, known, given)
         how = '' if als.wd==als.wd_ else ', chosen on an inner part'
         say(f'trained {m}, weight decay {als.wd_:g}{how}; judging')
         quality = _judged(spark, m, als, train, valid)
@@ -98,6 +96,5 @@ def train_in_cluster(given:dict): # options of `train`: name → value
         save(m, folder, **about)
     tall = quality.rename_axis('measure').reset_index()
     print('\n', plain_table(tall, 4, index=False), '\n', sep='')
-    known = history_path(given)
     print(f"Saved in {folder}: model.safetensors"+(f'; its ratings: {known}' if known else ''))
     return m
