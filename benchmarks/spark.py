@@ -61,7 +61,7 @@ def alone(how, folder, names, seed, threads, conn):
     conn.send(dict(seconds=took, gib=gib, rmse=rmse(predict(o, parts[1][COLS[:2]]).prediction.to_numpy(float), parts[1].rating.to_numpy())))
 
 def session(threads, gigabytes):
-    from collab_notes.spark import spark_session
+    from collab_notes.sparksession import spark_session
     return spark_session(f'local[{threads}]', {'spark.driver.memory':f'{gigabytes}g', 'spark.ui.enabled':'false', 'spark.sql.shuffle.partitions':2*threads}, os.devnull)
 
 def java_peak(spark):
@@ -160,7 +160,7 @@ def main(sizes:Annotated[int, {'nargs':'+'}]=(100_000,1_000_000,5_000_000,25_000
          quick:bool=False, # 20,000 ratings
          out:Path=None): # folder for results (benchmarks/results, or none with --quick)
     "Everybody trains on the same made-up ratings"
-    from collab_notes.spark import need_spark
+    from collab_notes.sparksession import need_spark
     need_spark()
     from importlib.metadata import version
     about,chosen = machine(pyspark=version('pyspark'), threads=threads),[]

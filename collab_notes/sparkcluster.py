@@ -12,7 +12,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .errors import CollabError
-from .spark import need_spark, spark_session
+from .sparksession import LOOPBACK, need_spark, spark_session
 
 # %% ../nbs/library/sparkcluster.ipynb #e2e2b8ec
 def free_port()->int:
@@ -22,7 +22,7 @@ def free_port()->int:
         return s.getsockname()[1]
 
 def end_with_parent():
-    "In a child: it ends when its parent does, however that ends (Linux)"
+    "In a child: it ends when the thread that started it does, however that ends (Linux)"
     PR_SET_PDEATHSIG = 1
     if sys.platform=='linux': ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -37,22 +37,31 @@ def wait_for(what, # a function
     return res
 
 # %% ../nbs/library/sparkcluster.ipynb #f534da5d
+def _env():
+    "Variables of master and workers: on loopback, with this Python and this library"
+    import collab_notes
+    path = [str(Path(collab_notes.__file__).parents[1]), os.environ.get('PYTHONPATH', '')]
+    return {**os.environ, 'PYSPARK_PYTHON':sys.executable, 'SPARK_LOCAL_IP':'127.0.0.1',
+            'SPARK_NO_DAEMONIZE':'1', 'PYTHONPATH':os.pathsep.join(filter(None, path))}
+
+# %% ../nbs/library/sparkcluster.ipynb #4a868678
 class SparkCluster:
     "Spark's master and workers as processes on this machine; `with` stops them at the end"
     def __init__(self, folder, # for their logs and what they work with
                  workers:int=2, # how many; each has one core
                  memory:str='1g'): # that each worker may give away
         need_spark()
-        import pyspark, collab_notes
+        import pyspark
         self.folder,self.port,self.memory = Path(folder),free_port(),memory
-        self.url = f'spark://127.0.0.1:{self.port}'
+        self.url,self.env = f'spark://127.0.0.1:{self.port}',_env()
         self.bin = Path(pyspark.__file__).parent/'bin/spark-class'
-        path = [str(Path(collab_notes.__file__).parents[1]), os.environ.get('PYTHONPATH', '')]
-        self.env = {**os.environ, 'PYSPARK_PYTHON':sys.executable, 'SPARK_LOCAL_IP':'127.0.0.1',
-                    'SPARK_NO_DAEMONIZE':'1', 'PYTHONPATH':os.pathsep.join(filter(None, path))}
         self.workers,self.started = [],0
-        self.master = self._run('deploy.master.Master', '--port', str(self.port))
-        for _ in range(workers): self.add_worker()
+        self.masters = [self._run('deploy.master.Master', '--port', str(self.port))]
+        try:
+            for _ in range(workers): self.add_worker()
+        except BaseException:
+            self.stop()
+            raise
 
     def __enter__(self): return self
     def __exit__(self, *exc): self.stop()
@@ -91,12 +100,14 @@ def kill(self:SparkCluster, k:int=0): # which worker
     _to_group(p, signal.SIGKILL)
     p.wait()
 
+# %% ../nbs/library/sparkcluster.ipynb #dd9b46d0
 @patch
 def stop(self:SparkCluster):
     "End all of them"
-    for p in (*self.workers, self.master):
+    for p in (*self.workers, *self.masters):
         _to_group(p, signal.SIGKILL)
         p.wait()
+    self.workers,self.masters = [],[]
 
 # %% ../nbs/library/sparkcluster.ipynb #a6da605e
 def executors(spark)->int:
@@ -115,14 +126,14 @@ def shuffled(spark)->int:
     o = spark.sparkContext._jsc.sc().statusStore().executorList(False)
     return sum(o.apply(k).totalShuffleWrite() for k in range(o.size()))
 
+# %% ../nbs/library/sparkcluster.ipynb #f00d670e
 @patch
 def session(self:SparkCluster, conf=None, log:str=None): # see `spark_session`
     "A `SparkSession` that has all the workers there are"
     n = len(self.workers)
     own = {'spark.ui.enabled':'false', 'spark.executor.memory':'700m', 'spark.executor.cores':1,
            'spark.cores.max':n, 'spark.driver.memory':'700m', 'spark.default.parallelism':n,
-           'spark.sql.shuffle.partitions':n, 'spark.driver.host':'127.0.0.1',
-           'spark.driver.bindAddress':'127.0.0.1'}
+           'spark.sql.shuffle.partitions':n, **LOOPBACK}
     res = spark_session(self.url, {**own, **(conf or {})}, log)
     wait_for(lambda: executors(res)==n)
     return res

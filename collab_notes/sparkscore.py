@@ -6,6 +6,7 @@
 __all__ = ['spark_top_rows', 'spark_recommend', 'spark_evaluate']
 
 # %% ../nbs/library/sparkscore.ipynb #62ef9821
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -13,10 +14,12 @@ import pandas as pd
 import torch
 
 from .core import as_model
-from .errors import EmptyRatingsError, SettingError, check_one_of, check_size
+from .errors import (
+    EmptyRatingsError, SettingError, brief, check_one_of, check_size)
 from .lists import bootstrap, rank_metrics
-from .spark import (check_place, lookup, spark_faults, spark_parquet, spark_ratings,
-                                spark_vocab_rows, with_rows)
+from .spark import lookup, spark_faults, spark_ratings, spark_vocab_rows, with_rows
+from .sparkals import spark_reference
+from .sparksession import check_place, need_classic, write_parquet
 from .topn import stable_topk
 
 # %% ../nbs/library/sparkscore.ipynb #fe2a47cd
@@ -70,6 +73,7 @@ def _seen_blocks(seen, users, items, size):
     f = partial(_pairs_of_block, size=size, n_items=len(items))
     return t.groupBy('ub').applyInPandas(f, 'ub int, seen binary')
 
+# %% ../nbs/library/sparkscore.ipynb #7baf1cf6
 def _grid(spark, s, users, items, seen, block):
     "Each block of users with each block of items, one pair in each part of the table"
     sc = spark.sparkContext
@@ -83,6 +87,7 @@ def _grid(spark, s, users, items, seen, block):
     a = spark.createDataFrame(a, 'ub int, ub_rows binary, ub_x binary, seen binary')
     return a.crossJoin(spark.createDataFrame(b, 'ib int, ib_rows binary, ib_x binary'))
 
+# %% ../nbs/library/sparkscore.ipynb #64f66170
 def spark_top_rows(spark, s, # a `SparkSession`; a `Surface`
                    users, items, # rows (m,), (k,)
                    n:int, # how many
@@ -101,23 +106,23 @@ def _factor_model(o):
     m = as_model(o)
     return m,m.as_surface()
 
-def _source_rows(spark, source, vocab): # see `SparkFactors`
-    "Training ratings from where they lie; nothing comes to this machine"
-    user,item,rating,held = source['columns']
-    df = spark_parquet(source['path'], spark)
-    if held is not None: df = df.where(~df[held])
-    return with_rows(spark_ratings(df, user, item, rating), vocab)
+def _check_block(block):
+    if isinstance(block, (tuple,list)) and len(block)==2:
+        return tuple(check_size('block', o) for o in block)
+    raise SettingError(f"block={brief(block)}: give two sizes, of the users and of the items that "
+                       "a task holds, as (2048, 16384)")
 
 def _history_rows(spark, m, history):
     "Who rated what as a Spark table (u, i), from what the model knows or from what is given"
     if history is not None:
         r = spark_ratings(history, m.user_name, m.item_name, spark=spark)
         return with_rows(r, m.vocab)
-    if (s := getattr(m, 'source', None)) is not None: return _source_rows(spark, s, m.vocab)
+    if (s := getattr(m, 'source', None)) is not None: return spark_reference(spark, s, m.vocab)
     if m.history is None: return None
     u,i,_ = m.history.part()
     return spark.createDataFrame(pd.DataFrame(dict(u=u.int().numpy(), i=i.int().numpy())))
 
+# %% ../nbs/library/sparkscore.ipynb #98ba2fb1
 def _rated_rows(m, seen):
     "Rows of items with a training rating, by one aggregation; all, where nothing is known"
     if seen is None: return torch.arange(1, m.vocab.n_items)
@@ -135,6 +140,18 @@ def _shown(frames, bias, y_range, scale): # see `Surface.shown`
         if scale is not None: z = z.clamp(scale[0], scale[2])
         yield df.assign(score=z.numpy())
 
+# %% ../nbs/library/sparkscore.ipynb #0af0a3be
+def _named(best, m, s):
+    "Ids in place of rows, and scores as they are shown"
+    from pyspark.sql import functions as F
+    f = partial(_shown, bias=s.user_bias.float(), y_range=s.y_range,
+                scale=s.limits if s.rates else None)
+    res = spark_vocab_rows(best.mapInPandas(f, 'u int, i int, score float, rank int'), m.vocab)
+    names = dict(user=m.user_name, item=m.item_name, rank='rank',
+                 score='prediction' if m.rates else 'score')
+    return res.select(*[F.col(k).alias(v) for k,v in names.items()])
+
+# %% ../nbs/library/sparkscore.ipynb #55fab30b
 def spark_recommend(o, # what `as_model` takes, of factors
                     spark, # a `SparkSession`
                     n:int=10, # how many items for each
@@ -146,22 +163,14 @@ def spark_recommend(o, # what `as_model` takes, of factors
                     block=(2048,16384), # users, items that a task holds
                    ): # a Spark `DataFrame`: user, item, rank, `prediction` or `score`
     "What `recommend` gives for everybody, as a job"
-    from pyspark.sql import functions as F
-    (m,s),n = _factor_model(o),check_size('n', n)
+    need_classic(spark)
+    (m,s),n,block = _factor_model(o),check_size('n', n),_check_block(block)
     seen = _history_rows(spark, m, history)
     if out is not None: check_place(spark, out, overwrite, *([] if seen is None else [seen]))
     best = spark_top_rows(spark, s, torch.arange(1, m.vocab.n_users), _rated_rows(m, seen), n,
                           seen, block)
-    scale = s.limits if s.rates else None
-    best = best.mapInPandas(partial(_shown, bias=s.user_bias.float(), y_range=s.y_range,
-                                    scale=scale), 'u int, i int, score float, rank int')
-    res = spark_vocab_rows(best, m.vocab)
-    names = dict(user=m.user_name, item=m.item_name, rank='rank',
-                 score='prediction' if m.rates else 'score')
-    res = res.select(*[F.col(k).alias(v) for k,v in names.items()])
-    if out is None: return res
-    res.write.mode('overwrite').parquet(str(out))
-    return spark.read.parquet(str(out))
+    res = _named(best, m, s)
+    return res if out is None else write_parquet(res, out)
 
 # %% ../nbs/library/sparkscore.ipynb #97abc4a8
 def _list_measures(frames, n): # rows of a user: hits by rank, relevant, listed items
@@ -184,6 +193,7 @@ def _quality(best, held, seen, n):
     cols = 'u int, ndcg double, precision double, recall double, map double'
     return t.mapInPandas(partial(_list_measures, n=n), cols)
 
+# %% ../nbs/library/sparkscore.ipynb #6903151c
 def _rows_of_blocks(frames, k):
     for df in frames:
         for _,rows,x in df.itertuples(index=False):
@@ -196,6 +206,7 @@ def _side_rows(spark, table, k, size=4096):
     t = spark.createDataFrame(t, 'b int, rows binary, x binary')
     return t.mapInPandas(partial(_rows_of_blocks, k=k), f'{k} int, {k}_f array<float>')
 
+# %% ../nbs/library/sparkscore.ipynb #d1e609f5
 def _errors(s, held):
     "Root of the mean squared error, and mean absolute error"
     from pyspark.sql import functions as F
@@ -231,24 +242,60 @@ def _spread(best, n_items):
     gini = max(((2*at-n_items-1)*c).sum()/c.sum()/n_items, 0.) if len(c) else np.nan
     return {'coverage':share, 'gini':gini, 'never shown':1-share}
 
-def _held_rows(spark, m, valid, unseen):
-    "Rows of what is held out, kept, an unknown item as 0; raises as `evaluate` does"
-    check_one_of('unseen', unseen, ('error','skip'))
+# %% ../nbs/library/sparkscore.ipynb #8e71ffab
+def _held_rows(spark, m, valid, unseen, keep):
+    "Rows of what is held out, an unknown item as 0; raises as `evaluate` does"
     r = spark_ratings(valid, m.user_name, m.item_name, spark=spark)
     if not (n := spark_faults(r, two=False)):
         raise EmptyRatingsError("valid: there are no ratings to compare with")
-    res = with_rows(r, m.vocab, unknown=True).persist()
+    res = keep(with_rows(r, m.vocab, unknown=True))
     new = res.where('u=0').count()
     if new and (unseen=='error' or new==n):
         ids = sorted(o[0] for o in r.df.select('user').distinct().collect())
         m.vocab.rows(ids, False)   # it names those whom it does not know
-    if not new: return res
-    kept = res.where('u>0').persist()
-    kept.count()
-    res.unpersist()
-    return kept
+    return res.where('u>0') if new else res
 
-def spark_evaluate(o, # what `as_model` takes, of factors
+# %% ../nbs/library/sparkscore.ipynb #e7618790
+def _keeper(kept): # an `ExitStack`
+    "Something that keeps a table in the cluster until the stack closes"
+    def keep(df):
+        kept.callback(df.unpersist)
+        return df.persist()
+    return keep
+
+def _inputs(models, spark, valid, history, unseen, keep):
+    "Name, model, surface, held out, seen; rows are made once for models that share ids and history"
+    made = []
+    for name,o in models.items():
+        m,s = _factor_model(o)
+        who = history if history is not None else getattr(m, 'source', None)
+        if who is None: who = m.history
+        rows = [o[2:] for o in made if o[0] is who and o[1]==m.vocab]
+        if not rows:
+            held,seen = _held_rows(spark, m, valid, unseen, keep),_history_rows(spark, m, history)
+            rows = [(held, None if seen is None else keep(seen))]
+            made.append((who, m.vocab, *rows[0]))
+        yield name,m,s,*rows[0]
+
+# %% ../nbs/library/sparkscore.ipynb #cae0c1b4
+def _row(spark, m, s, held, seen, n, boot, block, keep):
+    "A row of `spark_evaluate`"
+    users = held.select('u').distinct()
+    rows = torch.from_numpy(users.toPandas()['u'].to_numpy().astype(np.int64)).sort().values
+    items = _rated_rows(m, seen)
+    best = spark_top_rows(spark, s, rows, items, n, seen, block)
+    best = keep(best.coalesce(1+len(rows)*n//10**6))
+    t = _quality(best, held, seen, n).toPandas().sort_values('u')
+    low,high = bootstrap(t.ndcg, *boot)
+    off = _errors(s, held) if m.rates else dict(rmse=np.nan, mae=np.nan)
+    news = dict(novelty=np.nan, popularity=np.nan) if seen is None else _novelty(best, seen, users)
+    spread = _spread(best, len(items))
+    return {**off, 'ndcg':t.ndcg.mean(), 'ndcg low':low, 'ndcg high':high,
+            **t[['precision','recall','map']].mean(), 'coverage':spread['coverage'], **news,
+            **spread, 'users':len(t), 'left out':len(rows)-len(t)}
+
+# %% ../nbs/library/sparkscore.ipynb #c5ac6beb
+def spark_evaluate(models, # what `as_model` takes, of factors, or a dict of several: name → model
                    spark, # a `SparkSession`
                    valid, # ratings: what `spark_ratings` takes
                    n:int=10, # length of the lists
@@ -256,22 +303,16 @@ def spark_evaluate(o, # what `as_model` takes, of factors
                    unseen:str='error', # users that the model does not know: 'error' or 'skip'
                    level:float=0.95, n_boot:int=1000, seed:int=42, # see `evaluate`
                    block=(2048,16384), # users, items that a task holds
-                  )->pd.DataFrame: # one row, called as in `evaluate`
+                  )->pd.DataFrame: # a row for each model, called as in `evaluate`
     "What `evaluate` gives, as a job"
-    (m,s),n = _factor_model(o),check_size('n', n)
-    held = _held_rows(spark, m, valid, unseen)
-    seen,users = _history_rows(spark, m, history),held.select('u').distinct()
-    if seen is not None: seen.persist()
-    rows = torch.from_numpy(users.toPandas()['u'].to_numpy().astype(np.int64)).sort().values
-    items = _rated_rows(m, seen)
-    best = spark_top_rows(spark, s, rows, items, n, seen, block)
-    best = best.coalesce(1+len(rows)*n//10**6).persist()
-    t = _quality(best, held, seen, n).toPandas().sort_values('u')
-    low,high = bootstrap(t.ndcg, n_boot, level, seed)
-    res = {**(_errors(s, held) if m.rates else {}), 'ndcg':t.ndcg.mean(), 'ndcg low':low,
-           'ndcg high':high, **t[['precision','recall','map']].mean(), **_spread(best, len(items)),
-           **(_novelty(best, seen, users) if seen is not None else {}),
-           'users':len(t), 'left out':len(rows)-len(t)}
-    for o in (held,seen,best):
-        if o is not None: o.unpersist()
-    return pd.DataFrame([res], index=pd.Index(['model'], name='model'))
+    need_classic(spark)
+    models = models if isinstance(models, dict) else {'model':models}
+    if not models: raise SettingError("models: there are none")
+    n,block,boot,res = check_size('n', n),_check_block(block),(n_boot,level,seed),{}
+    bootstrap([], *boot)   # it says what is wrong with them before an hour has passed
+    check_one_of('unseen', unseen, ('error','skip'))
+    with ExitStack() as kept:
+        for name,*parts in _inputs(models, spark, valid, history, unseen, _keeper(kept)):
+            with ExitStack() as own: res[name] = _row(spark, *parts, n, boot, block, _keeper(own))
+    table = pd.DataFrame(list(res.values()), index=pd.Index(list(res), name='model'))
+    return table.dropna(axis=1, how='all')

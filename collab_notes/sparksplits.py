@@ -28,6 +28,7 @@ def _pair(df):
     small = [o for o,k in df.dtypes if k in ('tinyint','smallint','int')]
     return [F.col(o).cast('bigint') if o in small else F.col(o) for o in ('user','item')]
 
+# %% ../nbs/library/sparksplits.ipynb #bbd3689d
 def _parts(r, mark):
     "Both parts of a table, by a condition; raises `RatingsError` if either is empty"
     from pyspark.sql import functions as F
@@ -61,6 +62,22 @@ def _timed(ratings):
     raise RatingsError(f"{name}: {gone:,} rows have no time, or none that can be read; fill it in "
                        "or drop them", name)
 
+# %% ../nbs/library/sparksplits.ipynb #a639fdec
+def _at_place(df, k, n_bins=1024): # a column `t` of numbers; a place in their order, from 0 on
+    "The number at that place: bins are counted, and the one with it is cut into bins, and so on"
+    from pyspark.sql import functions as F
+    t = F.col('t')
+    lo,hi = df.agg(F.min(t), F.max(t)).collect()[0]
+    while lo<hi:
+        share = (t-F.lit(lo)).cast('double')/float(hi-lo)
+        one = F.least(F.floor(share*n_bins), F.lit(n_bins-1)).alias('bin')
+        bins = df.where(t.between(lo, hi)).groupBy(one).agg(F.count(t), F.min(t), F.max(t))
+        for _,n,lo,hi in sorted(bins.collect()):
+            if k<n: break
+            k -= n
+    return lo
+
+# %% ../nbs/library/sparksplits.ipynb #7f583770
 def spark_temporal_split(ratings, # what `spark_ratings` takes, with times
                          valid_pct:float=0.2, # share of rows for validation, as in pandas
                         )->tuple: # as from `spark_random_split`
@@ -68,9 +85,7 @@ def spark_temporal_split(ratings, # what `spark_ratings` takes, with times
     from pyspark.sql import functions as F
     r,t,n = _timed(ratings)
     if not n: raise EmptyRatingsError("There are no rows to split")
-    k = n-int(check_share(valid_pct)*n)-1
-    cut = F.expr(f'percentile_disc({(k+.5)/n!r}) within group (order by _t)')
-    cut = r.df.withColumn('_t', t).agg(cut).collect()[0][0]
+    cut = _at_place(r.df.select(t.alias('t')), n-int(check_share(valid_pct)*n)-1)
     return _parts(r, t>F.lit(cut))
 
 # %% ../nbs/library/sparksplits.ipynb #0c55dda8

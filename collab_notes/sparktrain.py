@@ -28,6 +28,7 @@ def check_cluster(given:dict): # options and their values
     if given['file'] in (None,'-'):
         raise SettingError("--engine spark: give a FILE, the path of parquet that Spark can read")
 
+# %% ../nbs/library/sparktrain.ipynb #b94d96aa
 def history_path(given:dict)->str: # options and their values
     "Where Spark writes who rated what; `None` for nowhere"
     if given['no_history']: return None
@@ -46,6 +47,13 @@ def history_path(given:dict)->str: # options and their values
     return str(res)
 
 # %% ../nbs/library/sparktrain.ipynb #e64769df
+def _parts(spark, given):
+    "Ratings to train on and to judge by, checked"
+    from collab_notes.spark import check_spark_ratings
+    names = {k:given[k] for k in ('user_name','item_name','rating_name','time_name')}
+    return _split(check_spark_ratings(given['file'], **names, spark=spark,
+                                      duplicates=given['duplicates'] or 'error'), given)
+
 def _split(r, given):
     from collab_notes.sparksplits import (
         spark_leave_last_out, spark_random_split, spark_temporal_split)
@@ -53,6 +61,7 @@ def _split(r, given):
     if given['split']=='time': return spark_temporal_split(r, given['valid_pct'])
     return spark_leave_last_out(r, seed=given['seed'])
 
+# %% ../nbs/library/sparktrain.ipynb #81763920
 def _trained(r, valid, history, given):
     from collab_notes.sparkals import SparkALS
     own = dict(wd=given['wd'], n_epoch=given['n_epoch'])
@@ -62,38 +71,37 @@ def _trained(r, valid, history, given):
                 duplicates='keep')
     return m,als
 
+# %% ../nbs/library/sparktrain.ipynb #38327498
 def _judged(spark, m, als, train, valid):
     "Each measure of a model, and of what it must be better than"
-    import pandas as pd
     from collab_notes.sparkscore import spark_evaluate
     both = {'damped means' if m.rates else 'popularity':als.baseline_, 'this model':m}
-    res = [spark_evaluate(o, spark, valid, history=train) for o in both.values()]
-    return pd.concat(res).set_axis(list(both)).T
+    return spark_evaluate(both, spark, valid, history=train).rename_axis(None).T
 
+# %% ../nbs/library/sparktrain.ipynb #0fe1be5f
+def _save(m, folder, ours, given):
+    from collab_notes.files import save
+    quality = {k:float(ours[k]) for k in ('rmse','ndcg') if k in ours}
+    save(m, folder, data=given['file'], engine='spark', split=given['split'], **quality)
+
+# %% ../nbs/library/sparktrain.ipynb #eb7e829b
 def train_in_cluster(given:dict): # options of `train`: name → value
     "Train a model by jobs of Spark, tell how good it is, and save it"
-    from collab_notes.files import save
-    from collab_notes.spark import check_spark_ratings, parse_conf, spark_session
+    from collab_notes.sparksession import parse_conf, spark_session
     check_cluster(given)
     known,folder = history_path(given),Path(given['out'])
     check_folder(folder, ['model.safetensors'])
     say = lambda o: print(o, flush=True)
     spark = spark_session(given['master'], parse_conf(given['conf']))
     say(f"Spark {spark.version} at {spark.sparkContext.master}: reading {given['file']}")
-    names = {k:given[k] for k in ('user_name','item_name','rating_name','time_name')}
-    r = check_spark_ratings(given['file'], **names, duplicates=given['duplicates'] or 'error',
-                            spark=spark)
-    train,valid = _split(r, given)
+    train,valid = _parts(spark, given)
     say('checked and split; training')
     with made_folder(folder):
         m,als = _trained(train, valid, known, given)
         how = '' if als.wd==als.wd_ else ', chosen on an inner part'
         say(f'trained {m}, weight decay {als.wd_:g}{how}; judging')
         quality = _judged(spark, m, als, train, valid)
-        ours = quality['this model'].dropna()
-        about = dict(data=given['file'], engine='spark', split=given['split'],
-                     **{k:float(ours[k]) for k in ('rmse','ndcg') if k in ours})
-        save(m, folder, **about)
+        _save(m, folder, quality['this model'].dropna(), given)
     tall = quality.rename_axis('measure').reset_index()
     print('\n', plain_table(tall, 4, index=False), '\n', sep='')
     print(f"Saved in {folder}: model.safetensors"+(f'; its ratings: {known}' if known else ''))

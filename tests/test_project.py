@@ -23,7 +23,7 @@ expected = ('index answers answers_exercises 00_data 01_latent_factors 02_from_s
             'kept layout loaders lookups loops matrix movielens newcomers options overall plaintext plots posterior '
             'prior_test priors protocol questions quick reading ridge rowfit sampled sampler shapes shares shrink side '
             'sizes splits start streams suite surface tables topn unknown unrated vocab widgets wording '
-            'spark sparkals sparkcluster sparkscore sparksplits sparktrain '
+            'spark sparkals sparkcluster sparkscore sparksession sparksplits sparktrain '
             'api app finding guard guide pages portrait serving swap views visitors').split()
 
 _cfg = ConfigParser(delimiters=['='], interpolation=None)

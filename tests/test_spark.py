@@ -4,7 +4,8 @@ import subprocess, sys
 import pytest
 
 from collab_notes.errors import CollabError, MissingColumnError, NoFileError, SettingError
-from collab_notes.spark import need_spark, parse_conf, spark_ratings, spark_session
+from collab_notes.spark import spark_ratings
+from collab_notes.sparksession import need_spark, parse_conf, spark_session
 from collab_notes.sparkals import SparkALS, fingerprint, read_reference
 from collab_notes.sparktrain import check_cluster, history_path
 
@@ -13,14 +14,14 @@ OPTIONS = dict(engine='spark', file='s3a://lake/r.parquet', master='local[*]', c
                checkpoint=None, user=None, n=10, min_ratings=None, no_header=False)
 
 def test_the_missing_extra_is_named(monkeypatch):
-    monkeypatch.setattr('collab_notes.spark.find_spec', lambda o: None)
+    monkeypatch.setattr('collab_notes.sparksession.find_spec', lambda o: None)
     for f in (need_spark, spark_session):
         with pytest.raises(CollabError, match=r"pip install 'collab-notes\[spark\]'"): f()
 
 class Frame:
     "What `spark_ratings` asks of a table of Spark's"
-    rdd = None
-    def __init__(self, *columns): self.columns,self.taken = list(columns),None
+    def __init__(self, *columns):
+        self.columns,self.taken,self.sparkSession = list(columns),None,type('', (), dict(_jsc=None))
     def __getitem__(self, o): return Column(o)
     def select(self, *cols):
         self.taken = [o.text for o in cols]
@@ -52,6 +53,11 @@ def test_a_path_goes_to_spark_as_it_is(path, monkeypatch):
 def test_columns_that_are_not_recognised():
     with pytest.raises(MissingColumnError): spark_ratings(Frame('a','b','c'))
     with pytest.raises(SettingError, match='not list'): spark_ratings([1,2])
+
+def test_spark_connect_is_named():
+    df = Frame('user','item','rating')
+    df.sparkSession = object()
+    with pytest.raises(CollabError, match='Spark Connect.*Make it at a master'): spark_ratings(df)
 
 def test_options():
     check_cluster(OPTIONS)

@@ -12,10 +12,11 @@ from collab_notes.files import load, save
 from collab_notes.lists import evaluate, recommend
 from collab_notes.matrix import check_model
 from collab_notes.quick import fit_quick
-from collab_notes.spark import check_spark_ratings, spark_ratings, spark_session, spark_vocab, with_rows
-from collab_notes.sparkals import WDS, SparkALS, spark_damped_means, whole_path
+from collab_notes.spark import check_spark_ratings, spark_ratings, spark_vocab, with_rows
+from collab_notes.sparkals import WDS, SparkALS, spark_damped_means
 from collab_notes.sparkcluster import executors, stages, wait_for
 from collab_notes.sparkscore import _grid, spark_evaluate, spark_recommend
+from collab_notes.sparksession import spark_session, whole_path
 from collab_notes.sparksplits import spark_leave_last_out, spark_random_split, spark_temporal_split
 from collab_notes.splits import leave_last_out, temporal_split
 from collab_notes.tables import check_ratings
@@ -236,8 +237,20 @@ def test_lists_and_measures(spark, trained, ratings, kind, tmp_path):
     a = spark_evaluate(m, spark, spark.createDataFrame(held), n=5)
     if kind=='spark': assert callable(m._history)   # not read here
     b = evaluate(m, held, n=5)
-    assert set(a)==set(b)
-    np.testing.assert_allclose(a[b.columns].to_numpy(), b.to_numpy(), rtol=1e-5)
+    assert list(a)==list(b)
+    np.testing.assert_allclose(a.to_numpy(), b.to_numpy(), rtol=1e-5)
+
+def test_several_models_in_one_table(spark, trained):
+    als,m,train,valid = trained
+    table = m.history.table()
+    lists = spark.createDataFrame(table)
+    models = dict(means=als.baseline_, ours=m, other=fit_quick(table[table[m.user_name]>5]), lists=SparkALS(3, n_epoch=1, goal='lists').fit(lists))
+    kw = dict(history=train, unseen='skip', n=4)
+    res = spark_evaluate(models, spark, valid, **kw)
+    assert list(res.index)==list(models) and res.index.name=='model' and res.loc['lists'].isna().sum()==2
+    for k,o in models.items():
+        alone = spark_evaluate(o, spark, valid, **kw)
+        np.testing.assert_allclose(res.loc[k,alone.columns].to_numpy(float), alone.to_numpy()[0], rtol=1e-9)
 
 def test_ids_that_the_model_does_not_know(spark, trained):
     m = fit_quick(trained[1].history.table())
