@@ -95,7 +95,7 @@ def train(
     min_ratings:int=None,
     no_history:bool=False, # save the model without the ratings it was trained on
     engine:str='torch', # torch trains on this machine, spark in a cluster, from parquet
-    master:str='local[*]', # URL of Spark's master
+    master:str=None, # URL of Spark's master (default: local[*], or as Spark is set up here)
     # settings of Spark, as in spark.executor.memory=4g
     conf:Annotated[str, {'action':'append'}]=None,
     # where Spark writes the ratings that the model looks up (ratings.parquet in the folder --out)

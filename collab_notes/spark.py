@@ -86,10 +86,15 @@ def _odd_ids(col, kind):
     return RatingsError(f"{col}: ids are {what}. Make them so, e.g. df.withColumn({col!r}, "
                         f"df[{col!r}].cast({'long' if kind=='decimal' else 'string'!r}))", col)
 
-def _check_id_types(r, kinds):
+def _check_types(r, kinds):
     for k in ('user','item'):
         if kinds[k] not in _ID: raise _odd_ids(r.names[k], kinds[k])
+    if kinds['rating'] not in _NUMBER:
+        y = r.names['rating']
+        raise not_numbers(y, kinds['rating'], some_spark_rows(r.df, 'true', {'rating':y}),
+                          f"df.withColumn({y!r}, df[{y!r}].cast('double'))")
 
+# %% ../nbs/library/spark.ipynb #2999ef50
 def count_faults(df, kinds, scale): # a table as in `SparkRatings`; its types; `(lowest, highest)`
     "Rows, faults of each kind, and a few ids of each side, by one aggregation"
     from pyspark.sql import functions as F
@@ -106,7 +111,7 @@ def spark_faults(r:SparkRatings, scale=None, # `(lowest, highest)`, or `None`
                 )->int: # how many rows there are
     "Raises the `RatingsError` that `check_ratings` raises, if there is a reason"
     kinds = _kinds(r.df)
-    _check_id_types(r, kinds)
+    _check_types(r, kinds)
     row,bad = count_faults(r.df, kinds, scale)
     show = lambda o: (bad[o][0], some_spark_rows(r.df, bad[o][1], {o[0]:r.names[o[0]]}))
     y = r.names['rating']
@@ -128,10 +133,13 @@ def time_number(r:SparkRatings): # a column
     from pyspark.sql import functions as F
     kind = dict(r.df.dtypes)['time']
     t = F.col('time')
-    if kind=='string': t = F.try_to_timestamp(t)
-    if kind in ('date','timestamp_ntz'): t = t.cast('timestamp')
+    if kind in ('string','date','timestamp_ntz'):   # no zone of this machine's gets in
+        text = t.cast('string')
+        t = F.coalesce(*[F.try_to_timestamp(F.concat(text, F.lit(o))) for o in
+                         ('Z',':00Z',' 00:00:00Z','')])
     return F.unix_micros(t) if kind in ('string','date','timestamp','timestamp_ntz') else t
 
+# %% ../nbs/library/spark.ipynb #90a99b79
 def _in_time(r, policy):
     "The first or last rating of each pair; of one moment, the lowest or the highest"
     from pyspark.sql import Window, functions as F
@@ -172,12 +180,8 @@ def check_spark_ratings(source, # what `spark_ratings` takes
     "Ratings if fit for training; otherwise the `RatingsError` that `check_ratings` raises"
     check_one_of('duplicates', duplicates, POLICIES)
     r = spark_ratings(source, user_name, item_name, rating_name, time_name, spark)
-    kinds,scale = _kinds(r.df),check_scale(scale)
+    scale = check_scale(scale)
     if r.df.isEmpty(): raise no_rows()
-    if kinds['rating'] not in _NUMBER:
-        y = r.names['rating']
-        raise not_numbers(y, kinds['rating'], some_spark_rows(r.df, 'true', {'rating':y}),
-                          f"df.withColumn({y!r}, df[{y!r}].cast('double'))")
     spark_faults(r, scale)
     return settle_spark_repeats(r, duplicates)
 
@@ -215,7 +219,7 @@ def _id_frame(spark, ids, kind=None): # in order of rows, from 1 on; a type of S
     from pyspark.sql.types import IntegerType, StructField, StructType
     rows,name = range(1, len(ids)+1),kind.typeName() if kind else _PLAIN.get(type(ids[0]))
     if name in _ARROW:
-        own = {'id':pa.array(ids, _ARROW[name]), 'row':pa.array(rows, 'int32')}
+        own = {'id':pa.array(ids).cast(_ARROW[name]), 'row':pa.array(rows, 'int32')}
         return lookup(spark.createDataFrame(pa.table(own)), len(ids))
     own = StructType([StructField('id', kind), StructField('row', IntegerType())]) if kind else \
         ['id','row']

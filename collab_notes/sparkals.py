@@ -20,7 +20,8 @@ from .errors import (
     NoFileError, RatingsError, SettingError, brief, check_one_of, check_seed, check_size)
 from .spark import (check_spark_ratings, in_parts, lookup, spark_faults, spark_ratings,
                                 spark_vocab, with_rows)
-from .sparksession import check_place, spark_parquet, whole_path, write_parquet
+from .sparksession import (
+    check_place, has_scheme, spark_parquet, whole_path, write_parquet)
 from .sparksplits import hash_below
 from .splits import new_seed
 from .surface import Surface
@@ -52,7 +53,7 @@ def _changed(source, what):
                         f"on ({what}): put those back, or give history=…, a ratings table")
 
 def _is_local(path): # '{a,b}' in a path is Hadoop's way, and Python's glob does not know it
-    return '://' not in path and not path.startswith('file:') and '{' not in path
+    return not has_scheme(path) and '{' not in path
 
 def _there(source):
     "The ratings of a reference as a pyarrow `Dataset`, of which nothing is read yet"
@@ -79,7 +80,9 @@ def _read(source):
         df = _there(source)
         return df.to_table(_columns(source, df)).to_pandas()
     df = spark_parquet(source['path'])
-    return df.select(*[f'`{o}`' for o in _columns(source, df)]).toPandas()
+    names = [f'`{o}`' for o in _columns(source, df)]
+    return pd.concat([o.toPandas() for o in in_parts(df.select(*names), df.count(), names[0])] or
+                     [df.limit(0).toPandas()], ignore_index=True)
 def read_reference(source:dict, vocab)->History: # see `SparkFactors`; the model's `Vocab`
     "Who rated what, from where it lies; raises `NoFileError`, `RatingsError`"
     df,(user,item,rating,held) = _read(source),source['columns']
@@ -271,7 +274,6 @@ def need_checkpoints(sc, n_epoch): # a `SparkContext`
 @patch
 def _train(self:SparkALS, t, vocab): # columns u, i, rating
     "Factors and biases of training ratings"
-    need_checkpoints(t.sparkSession.sparkContext, self.n_epoch)
     n,m = vocab.n_users,vocab.n_items
     mean,bu,bi = 0.,np.zeros(n),np.zeros(m)
     self.wd_,self.sd_ = self.wd,1.
@@ -327,7 +329,7 @@ def _shares(t, seed, most):
     "Of a table, some users with all their ratings, in an inner part and one to judge by"
     seed = new_seed(seed)
     if (share := most/max(t.count(), 1))<1: t = t.where(hash_below(share, seed, 'u'))
-    held = hash_below(0.2, seed+1, 'u', 'i')
+    held = hash_below(0.2, (seed+1)%2**32, 'u', 'i')
     return t.where(~held),t.where(held)
 
 # %% ../nbs/library/sparkals.ipynb #5ee247e0
@@ -377,6 +379,16 @@ def _reference(r, valid, history, vocab):
     return dict(path=whole_path(r.df.sparkSession, path), columns=cols, rows=n, sum=total)
 
 # %% ../nbs/library/sparkals.ipynb #0d3e3a35
+def _check_valid(r, valid):
+    "Raises `RatingsError` on what is wrong with held-out ratings, or on ids of another type"
+    spark_faults(valid, two=False)
+    kinds = lambda o, k: o.df.schema[k].dataType.typeName()
+    for k in ('user','item'):
+        a,b = kinds(r, k),kinds(valid, k)
+        if a!=b and {a,b}-{'byte','short','integer','long'}:
+            raise RatingsError(f"{valid.names[k]}: held-out ratings have ids of type {b}, and "
+                               f"those to train on of type {a}. Make them alike", valid.names[k])
+
 def _tables(*ratings): return [o.df for o in ratings if o is not None]
 
 def _all(*ratings):
@@ -399,8 +411,9 @@ def fit(self:SparkALS, ratings, # what `spark_ratings` takes
     "A model of ratings in a cluster"
     r = check_spark_ratings(ratings, user_name, item_name, rating_name, time_name,
                             duplicates=duplicates, spark=spark)
-    if valid is not None: spark_faults(valid := spark_ratings(valid), two=False)
+    if valid is not None: _check_valid(r, valid := spark_ratings(valid))
     self.spark_als()   # before the work begins: settings are right, and what is made has a place
+    need_checkpoints(r.df.sparkSession.sparkContext, self.n_epoch)
     if history is not None:
         check_place(r.df.sparkSession, history, overwrite, *_tables(r, valid))
     vocab = spark_vocab(_all(r, valid))

@@ -132,7 +132,7 @@ def session(self:SparkCluster, conf=None, log:str=None): # see `spark_session`
     "A `SparkSession` that has all the workers there are"
     n = len(self.workers)
     own = {'spark.ui.enabled':'false', 'spark.executor.memory':'700m', 'spark.executor.cores':1,
-           'spark.cores.max':n, 'spark.driver.memory':'700m', 'spark.default.parallelism':n,
+           'spark.cores.max':n, 'spark.default.parallelism':n,
            'spark.sql.shuffle.partitions':n, **LOOPBACK}
     res = spark_session(self.url, {**own, **(conf or {})}, log)
     wait_for(lambda: executors(res)==n)

@@ -28,6 +28,10 @@ def _unpacked(raw, kind): return torch.from_numpy(np.frombuffer(raw, kind).copy(
 
 def _side_blocks(sc, table, rows, size): # (n, k) numbers; rows (m,)
     "Blocks of rows and their numbers, as bytes: each is a part of its own"
+    have,need = sc._jvm.java.lang.Runtime.getRuntime().maxMemory(),4*len(rows)*(table.shape[1]+1)
+    if need>0.8*have:   # all goes through Java's memory once
+        raise SettingError(f"Factors of {len(rows):,} rows take {need/2**30:.1f} GiB, and Java "
+                           f"has {have/2**30:.1f}. Start Spark with more: spark.driver.memory=…")
     parts = [(k, _packed(o, np.int32), _packed(table[o], np.float32))
              for k,o in enumerate(rows.split(size))]
     return sc.parallelize(parts, len(parts))

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['LOOPBACK', 'need_spark', 'parse_conf', 'need_classic', 'spark_session', 'reaching', 'spark_parquet', 'write_parquet',
-           'whole_path', 'check_place']
+           'has_scheme', 'whole_path', 'check_place']
 
 # %% ../nbs/library/sparksession.ipynb #9510509f
-import os, sys, warnings
+import os, re, sys, warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
-from urllib.parse import unquote
+from pathlib import Path
 
 from .errors import CollabError, NoFileError, SettingError
 
@@ -46,8 +46,11 @@ def _running():
     "The session of this process, whichever thread has made it; `None` if there is none"
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
-    if (res := SparkSession.getActiveSession()) is not None: return res
-    return SparkSession.builder.getOrCreate() if SparkContext._active_spark_context else None
+    if (sc := SparkContext._active_spark_context) is None: return None
+    if not sc._jsc.sc().isStopped():
+        return SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
+    sc.stop()   # its master has ended it
+    return None
 
 # %% ../nbs/library/sparksession.ipynb #127adb02
 def _suits(spark, master, conf):
@@ -60,7 +63,7 @@ def _suits(spark, master, conf):
     for k in new:
         if not spark.conf.isModifiable(k):
             raise SettingError(f"{k}: Spark runs already, and only a start can set it. Stop it "
-                               "first: spark.stop()")
+                               "first: spark.stop(), or start Python anew")
     for k,v in new.items(): spark.conf.set(k, v)
     return spark
 
@@ -76,6 +79,23 @@ def _own(master):
     return {**res, **LOOPBACK, 'spark.sql.shuffle.partitions':max(8, 2*os.cpu_count())}
 
 # %% ../nbs/library/sparksession.ipynb #df883315
+# what Java is told when it starts, and never again
+_AT_START = 'spark.driver.memory','spark.jars.packages','spark.driver.extraJavaOptions'
+
+def _forget(conf):
+    "What an earlier session has left in Java; raises `SettingError` on what only its start can set"
+    from pyspark import SparkContext
+    if _chosen() or SparkContext._jvm is None: return
+    java = SparkContext._jvm.java.lang.System
+    for k in _AT_START:
+        if k in conf and java.getProperty(k)!=conf[k]:
+            raise SettingError(f"{k}: Java runs already in this process, and only its start can "
+                               "set it. Start Python anew")
+    for k in list(java.getProperties().stringPropertyNames()):
+        if k.startswith('spark.') and k not in _AT_START and not k.startswith('spark.submit.'):
+            java.clearProperty(k)
+
+# %% ../nbs/library/sparksession.ipynb #b4389f47
 @contextmanager
 def _stderr_to(path):
     "What this process writes to stderr, and each that it starts, goes to a file, if there is one"
@@ -94,6 +114,7 @@ def _started(master, conf, log):
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
+    _forget(conf)
     make = SparkSession.builder
     for k,v in {**_own(master), **conf}.items(): make = make.config(k, v)
     try:
@@ -108,20 +129,30 @@ def _started(master, conf, log):
 
 # %% ../nbs/library/sparksession.ipynb #f0625c72
 def _chosen():
-    "Has spark-submit, or whoever started Jupyter, said where Spark runs?"
-    return bool({'PYSPARK_GATEWAY_PORT','PYSPARK_SUBMIT_ARGS'} & set(os.environ))
+    "Has spark-submit, whoever started Jupyter, or Spark's own file said where Spark runs?"
+    if {'PYSPARK_GATEWAY_PORT','PYSPARK_SUBMIT_ARGS'} & set(os.environ): return True
+    home = Path(os.environ.get('SPARK_HOME', ''), 'conf')
+    file = Path(os.environ.get('SPARK_CONF_DIR', home), 'spark-defaults.conf')
+    return file.is_file() and bool(re.search(r'^\s*spark\.master[\s=:]', file.read_text(), re.M))
 
+def _one_master(master, other):
+    if master and other and master!=other:
+        raise SettingError(f"spark.master={other}, and the master is {master}: give one of them")
+    return master or other
+
+# %% ../nbs/library/sparksession.ipynb #da4180cf
 def spark_session(master:str=None, # a URL; default: as chosen already, or else local[*]
                   conf=None, # name → value, settings of Spark
                   log:str=None, # a file for what Java says on its own (default: stderr)
                  ): # a `SparkSession`
     "The session there is, or a new one; raises `SettingError`, `CollabError`"
     need_spark()
-    os.environ.setdefault('PYSPARK_PYTHON', sys.executable)
     # it speaks of pandas 3 as a whole: what is used of it here is tested with that
     warnings.filterwarnings('ignore', message='PySpark does not yet fully support pandas')
     text = lambda v: str(v).lower() if isinstance(v, bool) else str(v)
     conf = {k:text(v) for k,v in (conf or {}).items()}
+    master = _one_master(master, conf.pop('spark.master', None))
+    os.environ.setdefault('PYSPARK_PYTHON', conf.get('spark.pyspark.python', sys.executable))
     if (there := _running()) is not None: return _suits(need_classic(there), master, conf)
     return _started(master or (None if _chosen() else 'local[*]'), conf, log)
 
@@ -136,11 +167,13 @@ def reaching(path): # of what is read
         scheme,why = str(path).partition(':')[0],_short(e)
         lacks = 'ClassNotFoundException' in str(e) or 'No FileSystem for scheme' in str(e)
         what = f"Spark has nothing that reads {scheme}:, as {path} asks for ({why}). Give it the " \
-            "package: --conf spark.jars.packages=…, which is org.apache.hadoop:hadoop-aws:VERSION" \
-            " for s3a, of the version of Hadoop that Spark has" if lacks else \
-            f"Spark finds no parquet at {path}: {why}"
+            "package, by --conf spark.jars.packages=…, by conf= of spark_session, or by " \
+            "PYSPARK_SUBMIT_ARGS='--packages … pyspark-shell'. For s3a it is " \
+            "org.apache.hadoop:hadoop-aws:VERSION, of the version of Hadoop that Spark has" \
+            if lacks else f"Spark finds no parquet at {path}: {why}"
         raise NoFileError(what) from e
 
+# %% ../nbs/library/sparksession.ipynb #a4f84279
 def spark_parquet(path:str, # of parquet, in whatever place Spark can read
                   spark=None, # a `SparkSession`
                  ): # a Spark `DataFrame`
@@ -179,7 +212,12 @@ def _hadoop(spark, path):
     "A path as Hadoop has it, and the file system that it is in"
     with reaching(path):
         res = spark._jvm.org.apache.hadoop.fs.Path(str(path))
-        return res,res.getFileSystem(spark._jsc.hadoopConfiguration())
+        conf = spark._jsparkSession.sessionState().newHadoopConf()   # with what `conf.set` has set
+        return res,res.getFileSystem(conf)
+
+def has_scheme(path:str)->bool: # a path as Spark takes it
+    "Does it say where it lies, as s3a://lake/r and dbfs:/r do?"
+    return re.match('[A-Za-z][A-Za-z0-9+.-]+:', str(path)) is not None
 
 def whole_path(spark, path:str)->str: # a `SparkSession`; a path as Spark takes it
     "The same place with its scheme, or as a path of this machine: what has none is Spark's to find"
@@ -187,20 +225,23 @@ def whole_path(spark, path:str)->str: # a `SparkSession`; a path as Spark takes 
     res = files.makeQualified(there).toString()
     return os.path.abspath(res.removeprefix('file:')) if res.startswith('file:') else res
 
-def _table_of(file):
-    "The folder of a table that Spark has written, of one of its files; any other file itself"
-    folder,_,name = file.rpartition('/')
-    if not name.startswith('part-'): return file
-    while '=' in folder.rpartition('/')[2]: folder = folder.rpartition('/')[0]   # year=2026/part-…
-    return folder
+# %% ../nbs/library/sparksession.ipynb #76297674
+def _read_from(df):
+    "Files and folders that a table was read from, even where Spark holds it in memory"
+    res,leaves = list(df.inputFiles()),df._jdf.queryExecution().analyzed().collectLeaves()
+    for o in (leaves.apply(k) for k in range(leaves.size())):
+        name = lambda o: o.getClass().getSimpleName()
+        if name(o)!='LogicalRelation' or name(o.relation())!='HadoopFsRelation': continue
+        roots = o.relation().location().rootPaths()
+        res += [roots.apply(k).toString() for k in range(roots.size())]
+    return set(res)
 
 # %% ../nbs/library/sparksession.ipynb #750be41a
 def check_place(spark, path:str, overwrite:bool, # may something be there already?
                 *dfs): # Spark tables that are read meanwhile
     "Raises `SettingError` where nothing can be written, or what is there would be destroyed"
     to = whole_path(spark, path)
-    for o in {unquote(o) for df in dfs for o in df.inputFiles()}:
-        o = _table_of(whole_path(spark, o))
+    for o in {whole_path(spark, o) for df in dfs for o in _read_from(df)}:
         if o==to or o.startswith(to+'/') or to.startswith(o+'/'):
             raise SettingError(f"{path}: ratings are read from there ({o}); write to another place")
     there,files = _hadoop(spark, path)

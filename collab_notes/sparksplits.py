@@ -56,7 +56,8 @@ def _timed(ratings):
         raise MissingColumnError(f"Which column is the time? None of {r.df.columns} is recognised; "
                                  "name it: time_name=…", 'time')
     name,t = r.names['time'],time_number(r)
-    odd = t.isNull() | F.isnan(t.cast('double'))
+    x = t.cast('double')
+    odd = x.isNull() | F.isnan(x) | (F.abs(x)==float('inf'))
     n,gone = r.df.agg(F.count(F.lit(1)), F.count_if(odd)).collect()[0]
     if not gone: return r,t,n
     raise RatingsError(f"{name}: {gone:,} rows have no time, or none that can be read; fill it in "
@@ -69,9 +70,11 @@ def _at_place(df, k, n_bins=1024): # a column `t` of numbers; a place in their o
     t = F.col('t')
     lo,hi = df.agg(F.min(t), F.max(t)).collect()[0]
     while lo<hi:
+        df = df.where(t.between(lo, hi))
+        if float(hi-lo)==float('inf'): return df.sort(t).offset(k).first()[0]
         share = (t-F.lit(lo)).cast('double')/float(hi-lo)
         one = F.least(F.floor(share*n_bins), F.lit(n_bins-1)).alias('bin')
-        bins = df.where(t.between(lo, hi)).groupBy(one).agg(F.count(t), F.min(t), F.max(t))
+        bins = df.groupBy(one).agg(F.count(t), F.min(t), F.max(t))
         for _,n,lo,hi in sorted(bins.collect()):
             if k<n: break
             k -= n

@@ -9,6 +9,7 @@ __all__ = ['check_cluster', 'history_path', 'train_in_cluster']
 from pathlib import Path
 
 from .errors import SettingError
+from .sparksession import has_scheme
 from .streams import check_folder, made_folder, plain_table
 
 # %% ../nbs/library/sparktrain.ipynb #315fb132
@@ -20,7 +21,7 @@ def check_cluster(given:dict): # options and their values
     "Refuse what does not go with `--engine spark`, or without it"
     dashed = lambda k: '--'+k.replace('_', '-')
     if given['engine']!='spark':
-        for k,v in dict(master='local[*]', conf=None, history_out=None).items():
+        for k,v in dict(master=None, conf=None, history_out=None).items():
             if given[k]!=v: raise SettingError(f"{dashed(k)} goes with --engine spark")
         return
     for k,v in _NOT_HERE.items():
@@ -29,11 +30,19 @@ def check_cluster(given:dict): # options and their values
         raise SettingError("--engine spark: give a FILE, the path of parquet that Spark can read")
 
 # %% ../nbs/library/sparktrain.ipynb #b94d96aa
+def _belongs(ratings):
+    "Were they written for the model beside them?"
+    from collab_notes.files import load
+    file = ratings.parent/'model.safetensors'
+    source = getattr(load(file), 'source', None) if file.exists() else None
+    return source is not None and Path(source['path']).exists() and ratings.samefile(source['path'])
+
+# %% ../nbs/library/sparktrain.ipynb #ab99a04c
 def history_path(given:dict)->str: # options and their values
     "Where Spark writes who rated what; `None` for nowhere"
     if given['no_history']: return None
     if given['history_out'] is not None: return given['history_out']
-    if '://' in given['file']:
+    if has_scheme(given['file']) and not given['file'].startswith('file:'):
         raise SettingError(f"{given['file']} lies elsewhere, and so should what the model looks "
                            "up: say where Spark may write it, --history-out s3a://…, or "
                            "--no-history")
@@ -41,7 +50,7 @@ def history_path(given:dict)->str: # options and their values
     if res.resolve()==Path(given['file']).resolve():
         raise SettingError(f"{given['file']}: what the model looks up would be written over what "
                            "it is trained on. Say where else: --history-out, or another --out")
-    if res.exists() and not (res.parent/'model.safetensors').exists():
+    if res.exists() and not _belongs(res):
         raise SettingError(f"{res} is there already, and no model that it belongs to: say where "
                            "else, --history-out, or another --out")
     return str(res)
@@ -79,10 +88,18 @@ def _judged(spark, m, als, train, valid):
     return spark_evaluate(both, spark, valid, history=train).rename_axis(None).T
 
 # %% ../nbs/library/sparktrain.ipynb #0fe1be5f
-def _save(m, folder, ours, given):
+def _save(m, folder, given, quality=()): # a column of the table that is printed
     from collab_notes.files import save
-    quality = {k:float(ours[k]) for k in ('rmse','ndcg') if k in ours}
-    save(m, folder, data=given['file'], engine='spark', split=given['split'], **quality)
+    known = {k:float(quality[k]) for k in ('rmse','ndcg') if k in quality}
+    save(m, folder, data=given['file'], engine='spark', split=given['split'], **known)
+
+def _in_reach(spark, known, given):
+    "Raises `SettingError` where `known` is not on this machine, and nobody has asked for that"
+    from collab_notes.sparksession import whole_path
+    if known is None or given['history_out'] is not None: return
+    if has_scheme(there := whole_path(spark, known)):
+        raise SettingError(f"Spark would write what the model looks up to {there}: say so, "
+                           f"--history-out {there}, or --no-history")
 
 # %% ../nbs/library/sparktrain.ipynb #eb7e829b
 def train_in_cluster(given:dict): # options of `train`: name → value
@@ -94,14 +111,16 @@ def train_in_cluster(given:dict): # options of `train`: name → value
     say = lambda o: print(o, flush=True)
     spark = spark_session(given['master'], parse_conf(given['conf']))
     say(f"Spark {spark.version} at {spark.sparkContext.master}: reading {given['file']}")
+    _in_reach(spark, known, given)
     train,valid = _parts(spark, given)
     say('checked and split; training')
     with made_folder(folder):
         m,als = _trained(train, valid, known, given)
         how = '' if als.wd==als.wd_ else ', chosen on an inner part'
         say(f'trained {m}, weight decay {als.wd_:g}{how}; judging')
+        _save(m, folder, given)
         quality = _judged(spark, m, als, train, valid)
-        _save(m, folder, quality['this model'].dropna(), given)
+        _save(m, folder, given, quality['this model'].dropna())
     tall = quality.rename_axis('measure').reset_index()
     print('\n', plain_table(tall, 4, index=False), '\n', sep='')
     print(f"Saved in {folder}: model.safetensors"+(f'; its ratings: {known}' if known else ''))

@@ -2,14 +2,17 @@
 import subprocess, sys
 
 import pytest
+from conftest import ratings_of
 
 from collab_notes.errors import CollabError, MissingColumnError, NoFileError, SettingError
+from collab_notes.files import save
+from collab_notes.quick import fit_quick
 from collab_notes.spark import spark_ratings
-from collab_notes.sparksession import need_spark, parse_conf, spark_session
+from collab_notes.sparksession import has_scheme, need_spark, parse_conf, spark_session
 from collab_notes.sparkals import SparkALS, fingerprint, read_reference
 from collab_notes.sparktrain import check_cluster, history_path
 
-OPTIONS = dict(engine='spark', file='s3a://lake/r.parquet', master='local[*]', conf=None, history_out=None, no_history=False, out='mine', sep=None,
+OPTIONS = dict(engine='spark', file='s3a://lake/r.parquet', master=None, conf=None, history_out=None, no_history=False, out='mine', sep=None,
                header=False, decimal=None, encoding=None, comment=None, missing=None, wide=False, items_file=None, also=None, n_models=1, lr=None,
                checkpoint=None, user=None, n=10, min_ratings=None, no_header=False)
 
@@ -53,6 +56,32 @@ def test_a_path_goes_to_spark_as_it_is(path, monkeypatch):
 def test_columns_that_are_not_recognised():
     with pytest.raises(MissingColumnError): spark_ratings(Frame('a','b','c'))
     with pytest.raises(SettingError, match='not list'): spark_ratings([1,2])
+
+def test_what_has_a_scheme():
+    for o in ('s3a://lake/r', 'dbfs:/mnt/r.parquet', 'file:/tmp/r', 'viewfs:/in/r', 'abfss://c@account/r'): assert has_scheme(o)
+    for o in ('r.parquet', '/lake/r', './a:b', 'C:/r', '', 'mine/2026-11-26T10:00'): assert not has_scheme(o)
+    with pytest.raises(SettingError, match='--history-out'): history_path({**OPTIONS, 'file':'dbfs:/mnt/r.parquet'})
+
+def test_what_is_there_belongs_to_somebody_else(tmp_path):
+    save(fit_quick(ratings_of()), tmp_path/'model.safetensors')
+    given = {**OPTIONS, 'file':'r.parquet', 'out':str(tmp_path)}
+    assert history_path(given)==str(tmp_path/'ratings.parquet')
+    (tmp_path/'ratings.parquet').write_text('mine')
+    with pytest.raises(SettingError, match='no model that it belongs to'): history_path(given)
+
+@pytest.mark.parametrize('text,wanted', [('spark.master yarn', None), ('  spark.master=spark://h:7077\n', None), ('# spark.master yarn', 'local[*]'), ('', 'local[*]')])
+def test_sparks_own_file_says_where(tmp_path, monkeypatch, text, wanted):
+    pytest.importorskip('pyspark')
+    for o in ('PYSPARK_GATEWAY_PORT','PYSPARK_SUBMIT_ARGS','SPARK_HOME'): monkeypatch.delenv(o, raising=False)
+    monkeypatch.setenv('SPARK_CONF_DIR', str(tmp_path))
+    (tmp_path/'spark-defaults.conf').write_text(text)
+    asked = []
+    monkeypatch.setattr('collab_notes.sparksession._running', lambda: None)
+    monkeypatch.setattr('collab_notes.sparksession._started', lambda master, *args: asked.append(master))
+    spark_session()
+    spark_session(conf={'spark.master':'spark://h:1'})
+    assert asked==[wanted,'spark://h:1']
+    with pytest.raises(SettingError, match='give one of them'): spark_session('local[2]', {'spark.master':'spark://h:1'})
 
 def test_spark_connect_is_named():
     df = Frame('user','item','rating')

@@ -311,6 +311,7 @@ def with_a_kill(cluster, spark, work, due):
     try:
         wait_for(lambda: due() or not t.is_alive())
         cluster.send(signal.SIGSTOP)
+        wait_for(lambda: due() or not t.is_alive())   # between two stages there is none for a moment
         assert t.is_alive() and due(), f'it was over before anybody could be killed: {wrong}'
         cluster.kill()
         cluster.send(signal.SIGCONT)
