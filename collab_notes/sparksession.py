@@ -202,7 +202,8 @@ def _try_out(spark, path):
     n,place = spark.sparkContext.defaultParallelism,f"{str(path).rstrip('/')}.tried"
     try: write_parquet(spark.range(0, 2*n, 1, 2*n), place)
     except (PySparkException,Py4JError) as e:
-        raise SettingError(f"{path}: Spark cannot write there ({_short(e)}); choose another place") from e
+        raise SettingError(f"{path}: Spark cannot write there ({_short(e)}); choose another "
+                           "place") from e
     finally:
         there,files = _hadoop(spark, place)
         with reaching(place): files.delete(there, True)

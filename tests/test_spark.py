@@ -58,9 +58,9 @@ def test_columns_that_are_not_recognised():
     with pytest.raises(SettingError, match='not list'): spark_ratings([1,2])
 
 def test_what_has_a_scheme():
-    for o in ('s3a://lake/r', 'dbfs:/mnt/r.parquet', 'file:/tmp/r', 'viewfs:/in/r', 'abfss://c@account/r'): assert has_scheme(o)
+    for o in ('s3a://lake/r', 'dbfs:/lake/r.parquet', 'file:/lake/r', 'viewfs:/in/r', 'abfss://c@account/r'): assert has_scheme(o)
     for o in ('r.parquet', '/lake/r', './a:b', 'C:/r', '', 'mine/2026-11-26T10:00'): assert not has_scheme(o)
-    with pytest.raises(SettingError, match='--history-out'): history_path({**OPTIONS, 'file':'dbfs:/mnt/r.parquet'})
+    with pytest.raises(SettingError, match='--history-out'): history_path({**OPTIONS, 'file':'dbfs:/lake/r.parquet'})
 
 def test_what_is_there_belongs_to_somebody_else(tmp_path):
     save(fit_quick(ratings_of()), tmp_path/'model.safetensors')
