@@ -7,6 +7,7 @@ __all__ = ['CollabNN', 'nn_learner', 'HybridDot', 'HybridNN', 'hybrid_groups', '
 
 # %% ../nbs/06_deep.ipynb #4755da75
 from contextlib import nullcontext
+from functools import partial
 from operator import attrgetter
 
 import torch
@@ -23,7 +24,8 @@ from .inputs import (
     as_loaders, emb_sizes, know_ids, quiet_net, side_inputs, side_matrix)
 from .models import DotProductBias, FactorModel, create_params
 from .sizes import check_layers
-from .training import auto_range, auto_wd, every_training, fused_adamw, rebatch
+from .training import (
+    auto_eps, auto_range, auto_wd, every_training, fused_adamw, rebatch)
 from .vocab import History
 
 # %% ../nbs/06_deep.ipynb #d32a4763
@@ -199,7 +201,8 @@ def hybrid_learner(ratings, # a ratings table, or `RatingsDataLoaders`
         model = hybrid_model(dls, users, items, layers, n_factors, y_range, absent,
                              **(model_kwargs or {}))
     wd,cbs = ifnone(wd, auto_wd(dls)),L(cbs)+every_training()
-    return Learner(dls, model, MSELossFlat(), _grouped_adamw, [lr,lr/10,lr], hybrid_groups, cbs,
+    opt_func = partial(_grouped_adamw, eps=auto_eps(dls))
+    return Learner(dls, model, MSELossFlat(), opt_func, [lr,lr/10,lr], hybrid_groups, cbs,
                    metrics, wd=[wd,wd,0.], moms=(0.8,0.8,0.8))
 
 # %% ../nbs/06_deep.ipynb #873a0ea9

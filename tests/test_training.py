@@ -34,6 +34,20 @@ def same_run(a, b):
     assert same_weights(weights(a.model), weights(b.model)) and [list(o) for o in a.recorder.values]==[list(o) for o in b.recorder.values]
     assert [float(o) for o in a.recorder.losses]==[float(o) for o in b.recorder.losses] and a.recorder.lrs==b.recorder.lrs
 
+def test_many_worlds_are_learned_as_well_as_one():
+    "Tables side by side, without a user or an item in common: each row's share of a batch is smaller, and nothing else is different"
+    rng = np.random.default_rng(0)
+    one = pd.DataFrame(dict(user=rng.integers(0, 1800, 40_000), item=(rng.random(40_000)**2*1200).astype(int))).drop_duplicates(ignore_index=True)
+    p,q,bu,bi = rng.normal(size=(1800,6)),rng.normal(size=(1200,6)),rng.normal(size=1800)*.4,rng.normal(size=1200)*.5
+    y = 3.5+bu[one.user]+bi[one.item]+(p[one.user]*q[one.item]).sum(1)*.5+rng.normal(size=len(one))*.7
+    one,held = one.assign(rating=np.clip(y.round(), 1, 5)),rng.random(len(one))<.2
+    def error(n):
+        df = pd.concat([one.assign(user=one.user+k*10_000, item=one.item+k*10_000) for k in range(n)], ignore_index=True)
+        out = np.tile(held, n)
+        learn = fit(RatingsDataLoaders.from_df(df, splits=(np.flatnonzero(~out), np.flatnonzero(out)), seed=0), seed=0, progress=False)
+        return ((as_model(learn).predict(df[out]).prediction-df.rating[out])**2).mean()**.5
+    assert error(8)<error(1)+.01
+
 def test_what_is_no_loaders_is_named():
     for f in (fit, ratings_learner):
         with pytest.raises(SettingError, match=r'not DataFrame; of a table: RatingsDataLoaders.from_df'): f(ratings_of(30))
@@ -368,8 +382,9 @@ def test_what_is_told_of_a_run_is_no_run(runs, run):
 def test_runs_of_other_optimizers_go_on(tmp_path, monkeypatch, dls):
     "What an optimizer remembers is asked of it, not listed here"
     from fastai.optimizer import OptimWrapper
+    def wrapped(params, eps, **kw): return OptimWrapper(params, **kw)   # SGD has no epsilon
     for n,opt in enumerate([partial(torch.optim.SGD, momentum=0.9), torch.optim.RMSprop, partial(torch.optim.AdamW, amsgrad=True), torch.optim.NAdam]):
-        monkeypatch.setattr('collab_notes.training.fused_adamw', partial(OptimWrapper, opt=opt))
+        monkeypatch.setattr('collab_notes.training.fused_adamw', partial(wrapped, opt=opt))
         kw = dict(n_epoch=3, seed=1, n_factors=2, lr=1e-3)
         broken_off(dls, 1, monkeypatch, checkpoint=tmp_path/str(n), **kw)
         same_run(quiet(dls, checkpoint=tmp_path/str(n), **kw), quiet(dls, **kw))
