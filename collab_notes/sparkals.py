@@ -18,8 +18,9 @@ from fastcore.basics import patch
 
 from .errors import (
     NoFileError, RatingsError, SettingError, brief, check_one_of, check_seed, check_size)
-from .spark import (check_spark_ratings, in_parts, lookup, spark_faults, spark_ratings,
-                                spark_vocab, with_rows)
+from .spark import (
+    WHOLE, check_spark_ratings, column_types, in_parts, lookup, spark_faults, spark_ratings,
+    spark_vocab, with_rows)
 from .sparksession import (
     check_place, has_scheme, spark_parquet, whole_path, write_parquet)
 from .sparksplits import hash_below
@@ -81,8 +82,10 @@ def _read(source):
         return df.to_table(_columns(source, df)).to_pandas()
     df = spark_parquet(source['path'])
     names = [f'`{o}`' for o in _columns(source, df)]
-    return pd.concat([o.toPandas() for o in in_parts(df.select(*names), df.count(), names[0])] or
-                     [df.limit(0).toPandas()], ignore_index=True)
+    parts = in_parts(df.select(*names), df.count(), names[0])
+    return pd.concat([o.toPandas() for o in parts], ignore_index=True)
+
+# %% ../nbs/library/sparkals.ipynb #9f59c0d7
 def read_reference(source:dict, vocab)->History: # see `SparkFactors`; the model's `Vocab`
     "Who rated what, from where it lies; raises `NoFileError`, `RatingsError`"
     df,(user,item,rating,held) = _read(source),source['columns']
@@ -98,12 +101,12 @@ def read_reference(source:dict, vocab)->History: # see `SparkFactors`; the model
 # %% ../nbs/library/sparkals.ipynb #93a121cf
 def spark_reference(spark, source, vocab): # a `SparkSession`; as in `read_reference`
     "Training ratings (u, i, rating) from where they lie; nothing comes to this machine"
-    df,(user,item,rating,held) = spark_parquet(source['path'], spark),source['columns']
+    df,(*cols,held) = spark_parquet(source['path'], spark),source['columns']
     _columns(source, df)
-    rows = lambda o, **kw: with_rows(spark_ratings(o, user, item, rating), vocab, **kw)
-    if spark_fingerprint(rows(df, unknown=True))!=(source['rows'],source['sum']):
+    res = with_rows(spark_ratings(df, *cols, held), vocab, unknown=True)   # the mark goes as `time`
+    if spark_fingerprint(res)!=(source['rows'],source['sum']):
         raise _changed(source, 'other rows, ids or ratings')
-    return rows(df if held is None else df.where(~df[held]))
+    return res if held is None else res.where(~res['time'])
 
 # %% ../nbs/library/sparkals.ipynb #7e432ac8
 class SparkFactors(Surface):
@@ -382,10 +385,10 @@ def _reference(r, valid, history, vocab):
 def _check_valid(r, valid):
     "Raises `RatingsError` on what is wrong with held-out ratings, or on ids of another type"
     spark_faults(valid, two=False)
-    kinds = lambda o, k: o.df.schema[k].dataType.typeName()
+    ours,theirs = column_types(r.df),column_types(valid.df)
     for k in ('user','item'):
-        a,b = kinds(r, k),kinds(valid, k)
-        if a!=b and {a,b}-{'byte','short','integer','long'}:
+        a,b = ours[k],theirs[k]
+        if a!=b and {a,b}-set(WHOLE):
             raise RatingsError(f"{valid.names[k]}: held-out ratings have ids of type {b}, and "
                                f"those to train on of type {a}. Make them alike", valid.names[k])
 

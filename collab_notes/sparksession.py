@@ -36,6 +36,12 @@ def parse_conf(texts, # like 'spark.executor.memory=4g'
 # %% ../nbs/library/sparksession.ipynb #a1579a34
 def _short(e): return ' '.join(str(e).split())[:300]
 
+def _faults(): # to be caught
+    "What Spark and Java raise"
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+    return PySparkException,Py4JError
+
 def need_classic(spark): # a `SparkSession`
     "The same; raises `CollabError` for one of Spark Connect"
     if hasattr(spark, '_jsc'): return spark
@@ -111,15 +117,13 @@ def _stderr_to(path):
 # %% ../nbs/library/sparksession.ipynb #ca34fc9e
 def _started(master, conf, log):
     "A new session; raises `CollabError` where there can be none"
-    from py4j.protocol import Py4JError
-    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
     _forget(conf)
     make = SparkSession.builder
     for k,v in {**_own(master), **conf}.items(): make = make.config(k, v)
     try:
         with _stderr_to(log): res = make.getOrCreate()
-    except (PySparkException,Py4JError) as e:
+    except _faults() as e:
         why = _short(e) + ('' if log is None else f'; more in {log}')
         raise CollabError(f"Spark does not start at {master or 'the master given'} ({why}). It "
                           "needs a master that answers, and Java 17 or later, on the path or in "
@@ -160,10 +164,8 @@ def spark_session(master:str=None, # a URL; default: as chosen already, or else 
 @contextmanager
 def reaching(path): # of what is read
     "Spark's and Java's errors about a place as `NoFileError`"
-    from py4j.protocol import Py4JError
-    from pyspark.errors import PySparkException
     try: yield
-    except (PySparkException,Py4JError) as e:
+    except _faults() as e:
         scheme,why = str(path).partition(':')[0],_short(e)
         lacks = 'ClassNotFoundException' in str(e) or 'No FileSystem for scheme' in str(e)
         what = f"Spark has nothing that reads {scheme}:, as {path} asks for ({why}). Give it the " \
@@ -197,11 +199,9 @@ def write_parquet(df, path:str): # a Spark `DataFrame`; a place that `check_plac
 # %% ../nbs/library/sparksession.ipynb #d83466c0
 def _try_out(spark, path):
     "Raises `SettingError` where a small table cannot be written, or not be read back"
-    from py4j.protocol import Py4JError
-    from pyspark.errors import PySparkException
     n,place = spark.sparkContext.defaultParallelism,f"{str(path).rstrip('/')}.tried"
     try: write_parquet(spark.range(0, 2*n, 1, 2*n), place)
-    except (PySparkException,Py4JError) as e:
+    except _faults() as e:
         raise SettingError(f"{path}: Spark cannot write there ({_short(e)}); choose another "
                            "place") from e
     finally:
@@ -227,15 +227,18 @@ def whole_path(spark, path:str)->str: # a `SparkSession`; a path as Spark takes 
     return os.path.abspath(res.removeprefix('file:')) if res.startswith('file:') else res
 
 # %% ../nbs/library/sparksession.ipynb #76297674
+_MADE_HERE = 'LocalRelation','LogicalRDD','Range','OneRowRelation'   # these were read from nowhere
+
 def _read_from(df):
     "Files and folders that a table was read from, even where Spark holds it in memory"
-    res,leaves = list(df.inputFiles()),df._jdf.queryExecution().analyzed().collectLeaves()
-    for o in (leaves.apply(k) for k in range(leaves.size())):
-        name = lambda o: o.getClass().getSimpleName()
-        if name(o)!='LogicalRelation' or name(o.relation())!='HadoopFsRelation': continue
-        roots = o.relation().location().rootPaths()
-        res += [roots.apply(k).toString() for k in range(roots.size())]
-    return set(res)
+    res,others = set(),False
+    each = lambda seq: (seq.apply(k) for k in range(seq.size()))
+    name = lambda o: o.getClass().getSimpleName()
+    for o in each(df._jdf.queryExecution().analyzed().collectLeaves()):
+        if name(o)=='LogicalRelation' and name(o.relation())=='HadoopFsRelation':
+            res |= {p.toString() for p in each(o.relation().location().rootPaths())}
+        else: others |= name(o) not in _MADE_HERE
+    return res | set(df.inputFiles() if others else ())   # one by one, only where it has to be
 
 # %% ../nbs/library/sparksession.ipynb #750be41a
 def check_place(spark, path:str, overwrite:bool, # may something be there already?

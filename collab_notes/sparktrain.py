@@ -9,7 +9,7 @@ __all__ = ['check_cluster', 'history_path', 'train_in_cluster']
 from pathlib import Path
 
 from .errors import SettingError
-from .sparksession import has_scheme
+from .sparksession import has_scheme, parse_conf, spark_session, whole_path
 from .streams import check_folder, made_folder, plain_table
 
 # %% ../nbs/library/sparktrain.ipynb #315fb132
@@ -95,7 +95,6 @@ def _save(m, folder, given, quality=()): # a column of the table that is printed
 
 def _in_reach(spark, known, given):
     "Raises `SettingError` where `known` is not on this machine, and nobody has asked for that"
-    from collab_notes.sparksession import whole_path
     if known is None or given['history_out'] is not None: return
     if has_scheme(there := whole_path(spark, known)):
         raise SettingError(f"Spark would write what the model looks up to {there}: say so, "
@@ -104,7 +103,6 @@ def _in_reach(spark, known, given):
 # %% ../nbs/library/sparktrain.ipynb #eb7e829b
 def train_in_cluster(given:dict): # options of `train`: name → value
     "Train a model by jobs of Spark, tell how good it is, and save it"
-    from collab_notes.sparksession import parse_conf, spark_session
     check_cluster(given)
     known,folder = history_path(given),Path(given['out'])
     check_folder(folder, ['model.safetensors'])
